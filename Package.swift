@@ -1,0 +1,18 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+// In a debug build every intrinsic of the kernels would be a call, and a test run take minutes: here they are optimised
+// always. A package that depends on this one may not set such flags, and builds them as it is built itself.
+let isDependency = Context.packageDirectory.contains("/checkouts/")
+let kernelSettings: [CSetting] = isDependency ? [] : [.unsafeFlags(["-O3"])]
+
+// Targets are listed from the bottom layer to the top one; a target imports only targets above it in this list.
+// `Scripts/check-layers` holds the sources to that.
+let package = Package(
+    name: "Tandem",
+    targets: [
+        .target(name: "CPUKernels", exclude: ["Operations"], cSettings: kernelSettings),
+        .testTarget(name: "CPUKernelsTests", dependencies: ["CPUKernels"]),
+    ],
+    swiftLanguageModes: [.v6]
+)

@@ -1,0 +1,174 @@
+#ifndef TANDEM_CPU_KERNELS_H
+#define TANDEM_CPU_KERNELS_H
+
+// The arithmetic of the CPU lane. Every function here runs on the calling thread alone and allocates nothing:
+// the caller owns all memory and divides the work over its threads.
+//
+// Weights and KV caches are fp16 (`tandem_half`, the bits of an IEEE binary16), activations are fp32, and
+// every sum is accumulated in fp32. Strides are counted in elements, not bytes. Shapes are written [rows,
+// columns], row-major. No argument may alias another unless it is said.
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef uint16_t tandem_half;
+
+typedef enum {
+  TANDEM_PORTABLE = 0,
+  TANDEM_AVX2 = 1,    // AVX2, FMA and F16C
+  TANDEM_AVX512 = 2,  // AVX-512 F, BW, VL, DQ
+} tandem_instruction_set;
+
+typedef enum {
+  TANDEM_IDENTITY = 0,
+  TANDEM_RELU = 1,
+  TANDEM_GELU = 2,  // x * (1 + erf(x / sqrt(2))) / 2, the exact form, to 1e-6 absolute
+} tandem_activation;
+
+typedef enum {
+  TANDEM_FLOAT16 = 0,
+  TANDEM_BFLOAT16 = 1,
+  TANDEM_FLOAT32 = 2,
+} tandem_scalar_type;
+
+/// y[r, o] = activation(bias[o] + sum over i of x[r, i] * weights[o, i])
+///
+/// For few rows (1 ... 32): reads every weight from memory once, in order. `bias` may be NULL.
+typedef struct {
+  const float *x;  // [rows, inputs]
+  size_t x_stride;
+  const tandem_half *weights;  // [outputs, inputs], contiguous
+  const float *bias;           // [outputs] or NULL
+  float *y;                    // [rows, outputs]
+  size_t y_stride;
+  size_t rows, inputs, outputs;
+  tandem_activation activation;
+} tandem_linear;
+
+/// y[r, o] = sum over i of x[r, i] * weights[i, o]
+///
+/// For few rows (1 ... 32) and weights stored transposed, as the output projection and fc2 are: a range of
+/// heads or neurons is then a contiguous range of memory, and the result is that range's share of the block's
+/// sum.
+typedef struct {
+  const float *x;  // [rows, inputs]
+  size_t x_stride;
+  const tandem_half *weights;  // [inputs, outputs], contiguous
+  float *y;                    // [rows, outputs], overwritten
+  size_t y_stride;
+  size_t rows, inputs, outputs;
+} tandem_linear_transposed;
+
+/// y[r, o] = activation(bias[o] + sum over i of x[r, i] * W[o, i]) for many rows (prefill).
+///
+/// `packed_x` was made by `pack_rows`. A weight is converted and packed once for each `gemm_row_block` rows.
+/// W is `weights[o * weights_stride + i]`, or `weights[i * weights_stride + o]` where `transposed` is set.
+typedef struct {
+  const float *packed_x;
+  const tandem_half *weights;
+  size_t weights_stride;
+  int32_t transposed;
+  const float *bias;  // [outputs] or NULL
+  float *y;           // [rows, outputs]
+  size_t y_stride;
+  size_t rows, inputs, outputs;
+  tandem_activation activation;
+  float *scratch;  // `gemm_scratch_count` floats, 64-byte aligned, the thread's own
+} tandem_gemm;
+
+/// Attention of a few queries of one head over the head's cache, causal:
+/// query q sees the positions 0 ... first_position + q.
+///
+/// out[q, :] = softmax(queries[q, :] . keys^T) . values, with the queries already scaled by head_dim^-0.5.
+typedef struct {
+  const float *queries;  // [query_count, head_dim]
+  size_t query_stride;
+  const tandem_half *keys;    // [first_position + query_count, head_dim], contiguous
+  const tandem_half *values;  // the same shape
+  float *out;                 // [query_count, head_dim]
+  size_t out_stride;
+  size_t query_count, head_dim, first_position;
+  float *scratch;  // attention_scratch_count(first_position + query_count) floats, 64-byte aligned
+} tandem_attention;
+
+/// y[r, :] = (x[r, :] - mean) / sqrt(variance + epsilon) * weight + bias; y may be x.
+typedef struct {
+  const float *x;  // [rows, width]
+  size_t x_stride;
+  float *y;  // [rows, width]
+  size_t y_stride;
+  const float *weight;  // [width] or NULL for 1
+  const float *bias;    // [width] or NULL for 0
+  size_t rows, width;
+  float epsilon;
+} tandem_layer_norm;
+
+/// x[r, c] += bias[c] + sum over p of partials[p * partial_stride + r * row_stride + c]: the sum that ends a
+/// block.
+typedef struct {
+  float *x;  // [rows, width]
+  size_t x_stride;
+  const float *bias;      // [width] or NULL
+  const float *partials;  // [partial_count, rows, width]
+  size_t partial_stride, row_stride, partial_count;
+  size_t rows, width;
+} tandem_join;
+
+/// Converts a [rows, columns] block of a checkpoint's tensor to fp16, transposing it where asked:
+/// destination[r * destination_stride + c] = source[r * source_stride + c], or with `transposed`
+/// destination[c * destination_stride + r].
+typedef struct {
+  const void *source;  // any alignment
+  tandem_scalar_type source_type;
+  size_t source_stride;
+  tandem_half *destination;
+  size_t destination_stride;
+  size_t rows, columns;
+  int32_t transposed;
+} tandem_convert;
+
+typedef struct {
+  const char *name;
+  tandem_instruction_set instruction_set;
+
+  void (*linear)(const tandem_linear *);
+  void (*linear_transposed)(const tandem_linear_transposed *);
+
+  /// Rows of a panel of packed activations: a thread's share of `pack_rows` starts at a multiple of it.
+  size_t gemm_panel_rows;
+  /// Columns of a panel of packed weights: a thread's share of the outputs is best a multiple of it.
+  size_t gemm_panel_columns;
+  size_t gemm_scratch_count;
+  /// Packs x [rows, inputs] into panels, [ceil(rows / panel_rows), inputs, panel_rows], the last one padded
+  /// with zeros. A panel p starts at packed + p * inputs * gemm_panel_rows.
+  void (*pack_rows)(const float *x, size_t x_stride, size_t rows, size_t inputs, float *packed);
+  void (*gemm)(const tandem_gemm *);
+
+  size_t (*attention_scratch_count)(size_t positions);
+  void (*attention)(const tandem_attention *);
+
+  void (*layer_norm)(const tandem_layer_norm *);
+  void (*join)(const tandem_join *);
+
+  /// y[i] = token[i] + position[i]
+  void (*embed)(const tandem_half *token, const tandem_half *position, float *y, size_t count);
+  void (*float_from_half)(const tandem_half *source, float *destination, size_t count);
+  /// Rounds to nearest even.
+  void (*half_from_float)(const float *source, tandem_half *destination, size_t count);
+
+  /// Returns how many finite values became infinite because fp16 cannot hold them.
+  size_t (*convert)(const tandem_convert *);
+
+  /// Reads every byte once, as fast as we know how, and returns the sum of all 64-bit words.
+  uint64_t (*read_all)(const void *bytes, size_t byte_count);
+  /// The same as a plain loop, in the order of the addresses: what decode is measured against.
+  uint64_t (*read_in_order)(const void *bytes, size_t byte_count);
+  /// Runs `iterations` rounds of independent fused multiply-adds from registers; returns the floating-point
+  /// operations done and adds the result to *sink, so that nothing can be left out.
+  double (*multiply_add_peak)(size_t iterations, float *sink);
+} tandem_cpu_kernels;
+
+/// The kernels for an instruction set, or NULL where this processor lacks it.
+const tandem_cpu_kernels *tandem_cpu_kernels_for(tandem_instruction_set instruction_set);
+
+#endif
