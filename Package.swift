@@ -11,8 +11,11 @@ let kernelSettings: [CSetting] = isDependency ? [] : [.unsafeFlags(["-O3"])]
 let package = Package(
     name: "Tandem",
     targets: [
+        .target(name: "SystemShims"),
         .target(name: "CPUKernels", exclude: ["Operations"], cSettings: kernelSettings),
+        .target(name: "HostRuntime", dependencies: ["SystemShims"]),
         .testTarget(name: "CPUKernelsTests", dependencies: ["CPUKernels"]),
+        .testTarget(name: "HostRuntimeTests", dependencies: ["HostRuntime"]),
     ],
     swiftLanguageModes: [.v6]
 )

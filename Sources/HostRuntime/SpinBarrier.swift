@@ -1,0 +1,39 @@
+import Glibc
+import SystemShims
+import Synchronization
+
+/// A barrier for a fixed number of running threads, which poll: about a microsecond, against 50 for a sleep.
+///
+/// Everything a thread wrote before `wait` is seen by every thread after it.
+public final class SpinBarrier: Sendable {
+    private let participantCount: Int
+    private let arrived = Atomic<Int>(0)
+    // On a cache line of their own: arrivals must not disturb the threads that poll the generation.
+    private let padding: (SIMD16<Int64>, SIMD16<Int64>) = (.zero, .zero)
+    private let generation = Atomic<UInt32>(0)
+
+    /// Polls before the thread offers its processor to others: some 20 µs, far longer than a step's imbalance
+    /// where every thread has a processor, and short where threads share one.
+    private static let pollsBeforeYield = 512
+
+    public init(participantCount: Int) {
+        precondition(participantCount > 0, "SpinBarrier: \(participantCount) participants")
+        self.participantCount = participantCount
+    }
+
+    /// Returns when all participants have called it.
+    public func wait() {
+        if participantCount == 1 { return }
+        let current = generation.load(ordering: .acquiring)
+        if arrived.wrappingAdd(1, ordering: .acquiringAndReleasing).newValue == participantCount {
+            arrived.store(0, ordering: .relaxed)
+            generation.wrappingAdd(1, ordering: .releasing)
+            return
+        }
+        var polls = 0
+        while generation.load(ordering: .acquiring) == current {
+            polls += 1
+            if polls < Self.pollsBeforeYield { tandem_spin_hint() } else { sched_yield() }
+        }
+    }
+}

@@ -1,0 +1,30 @@
+#ifndef TANDEM_SYSTEM_SHIMS_H
+#define TANDEM_SYSTEM_SHIMS_H
+
+// The few system calls that Swift cannot import as they are.
+
+#include <stdint.h>
+
+/// Tells the processor that this is a spin loop: frees the sibling hyper-thread and saves power.
+static inline void tandem_spin_hint(void) {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
+}
+
+/// Binds the calling thread to one processor. Returns 0, or an errno value.
+int tandem_pin_current_thread(int32_t processor);
+
+/// Writes the processors that this process may run on into `processors`, at most `capacity` of them.
+/// Returns how many there are, or 0 where the system does not tell.
+int32_t tandem_allowed_processors(int32_t *processors, int32_t capacity);
+
+/// Sleeps while `*word == expected`, until woken. May return early: the caller looks again.
+void tandem_futex_wait(const uint32_t *word, uint32_t expected);
+
+/// Wakes every thread that sleeps on `word`.
+void tandem_futex_wake_all(const uint32_t *word);
+
+#endif

@@ -1,0 +1,88 @@
+import Synchronization
+import Testing
+
+@testable import HostRuntime
+
+struct WorkerPoolTests {
+    /// Counts how often each worker ran, and lets them meet in between.
+    final class CountingTask: WorkerTask {
+        let pool: WorkerPool
+        let runs: [Box]
+        let met = Atomic<Int>(0)
+        let sawAll = Atomic<Bool>(true)
+
+        final class Box: Sendable {
+            let count = Atomic<Int>(0)
+            var runs: Int { count.load(ordering: .relaxed) }
+        }
+
+        init(_ pool: WorkerPool) {
+            self.pool = pool
+            runs = (0..<pool.workerCount).map { _ in Box() }
+        }
+
+        func run(worker: Int) {
+            runs[worker].count.wrappingAdd(1, ordering: .relaxed)
+            met.wrappingAdd(1, ordering: .relaxed)
+            pool.barrier.wait()
+            if met.load(ordering: .relaxed) % pool.workerCount != 0 {
+                sawAll.store(false, ordering: .relaxed)
+            }
+            pool.barrier.wait()
+        }
+    }
+
+    @Test(arguments: [1, 2, 3, 7])
+    func `every worker does its part of every task once`(workerCount: Int) {
+        let pool = WorkerPool(workerCount: workerCount)
+        let task = CountingTask(pool)
+        for _ in 0..<200 { pool.run(task) }
+        #expect(task.runs.map(\.runs) == Array(repeating: 200, count: workerCount))
+        let sawAll = task.sawAll.load(ordering: .relaxed)
+        #expect(sawAll, "a worker left the barrier before another had come")
+    }
+
+    @Test func `workers that have gone to sleep wake up for the next task`() async throws {
+        let pool = WorkerPool(workerCount: 2)
+        let task = CountingTask(pool)
+        pool.run(task)
+        try await Task.sleep(for: .milliseconds(200))
+        pool.run(task)
+        #expect(task.runs[1].runs == 2)
+    }
+
+    @Test(arguments: [0, 1, 15, 16, 17, 1000, 4096], [1, 16, 64])
+    func `shares cover everything once, in units`(count: Int, multiple: Int) {
+        for workerCount in [1, 2, 3, 16] {
+            var next = 0
+            for worker in 0..<workerCount {
+                let part = share(of: count, worker: worker, of: workerCount, multiple: multiple)
+                #expect(part.lowerBound == next)
+                #expect(part.upperBound == count || part.upperBound % multiple == 0)
+                next = part.upperBound
+            }
+            #expect(next == count)
+        }
+    }
+}
+
+struct HostBufferTests {
+    @Test(arguments: [0, 1, 4096, 4097, 5 << 20])
+    func `a buffer is zero, writable to its last byte and aligned to huge pages where it holds one`(
+        byteCount: Int
+    ) throws {
+        let buffer = try HostBuffer(byteCount: byteCount)
+        let bytes = UnsafeMutableRawBufferPointer(start: buffer.baseAddress, count: byteCount)
+        #expect(bytes.allSatisfy { $0 == 0 })
+        for index in bytes.indices { bytes[index] = 1 }
+        if byteCount >= 2 << 20 { #expect(Int(bitPattern: buffer.baseAddress) % (2 << 20) == 0) }
+    }
+
+    @Test func `memory that the system does not have is an error that says how much`() {
+        #expect {
+            _ = try HostBuffer(byteCount: 1 << 60)
+        } throws: {
+            "\($0)".contains("\(1 << 60) bytes")
+        }
+    }
+}
