@@ -10,12 +10,27 @@ let kernelSettings: [CSetting] = isDependency ? [] : [.unsafeFlags(["-O3"])]
 // `Scripts/check-layers` holds the sources to that.
 let package = Package(
     name: "Tandem",
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-system", from: "1.4.0"),
+    ],
     targets: [
         .target(name: "SystemShims"),
         .target(name: "CPUKernels", exclude: ["Operations"], cSettings: kernelSettings),
+        .target(name: "TensorCore"),
         .target(name: "HostRuntime", dependencies: ["SystemShims"]),
+        .target(
+            name: "Checkpoints",
+            dependencies: [
+                "TensorCore", "CPUKernels", .product(name: "SystemPackage", package: "swift-system"),
+            ]),
         .testTarget(name: "CPUKernelsTests", dependencies: ["CPUKernels"]),
         .testTarget(name: "HostRuntimeTests", dependencies: ["HostRuntime"]),
+        .testTarget(
+            name: "CheckpointsTests",
+            dependencies: [
+                "Checkpoints", "CPUKernels", "TensorCore",
+                .product(name: "SystemPackage", package: "swift-system"),
+            ]),
     ],
     swiftLanguageModes: [.v6]
 )
