@@ -19,11 +19,16 @@ let package = Package(
         .target(name: "TensorCore"),
         .target(name: "HostRuntime", dependencies: ["SystemShims"]),
         .target(
+            name: "Tokenization", dependencies: [.product(name: "SystemPackage", package: "swift-system")]),
+        .target(
             name: "Checkpoints",
             dependencies: [
                 "TensorCore", "CPUKernels", .product(name: "SystemPackage", package: "swift-system"),
             ]),
         .testTarget(name: "CPUKernelsTests", dependencies: ["CPUKernels"]),
+        .testTarget(
+            name: "TokenizationTests",
+            dependencies: ["Tokenization", .product(name: "SystemPackage", package: "swift-system")]),
         .testTarget(name: "HostRuntimeTests", dependencies: ["HostRuntime"]),
         .testTarget(
             name: "CheckpointsTests",
