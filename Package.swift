@@ -25,11 +25,15 @@ let package = Package(
             dependencies: [
                 "TensorCore", "CPUKernels", .product(name: "SystemPackage", package: "swift-system"),
             ]),
+        .target(name: "OPTModel", dependencies: ["TensorCore", "HostRuntime", "CPUKernels", "Checkpoints"]),
         .testTarget(name: "CPUKernelsTests", dependencies: ["CPUKernels"]),
         .testTarget(
             name: "TokenizationTests",
             dependencies: ["Tokenization", .product(name: "SystemPackage", package: "swift-system")]),
         .testTarget(name: "HostRuntimeTests", dependencies: ["HostRuntime"]),
+        .testTarget(
+            name: "OPTModelTests",
+            dependencies: ["OPTModel", .product(name: "SystemPackage", package: "swift-system")]),
         .testTarget(
             name: "CheckpointsTests",
             dependencies: [

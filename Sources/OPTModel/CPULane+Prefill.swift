@@ -1,0 +1,125 @@
+import CPUKernels
+import HostRuntime
+
+/// The way of many rows through a layer: matrix products, in which a thread computes a range of columns for all rows.
+extension CPULane {
+    func prefillAttention(_ shard: LayerShard, _ index: Int, _ step: Step, _ worker: Int) {
+        let rowCount = step.batch.rowCount
+        let hidden = configuration.hiddenSize
+        let width = shard.heads.count * configuration.headDimension
+        let attention = shard.attention
+
+        packBlockInput(attention.norm, step, worker)
+        let columns = gemmPart(of: 3 * width, worker)
+        multiply(
+            MatrixProduct(
+                weights: attention.qkv + columns.lowerBound * hidden, weightsStride: hidden,
+                isTransposed: false, bias: attention.qkvBias.map { $0 + columns.lowerBound },
+                y: scratch.qkv + columns.lowerBound, yStride: 3 * width, rows: rowCount, inputs: hidden,
+                outputs: columns.count, activation: TANDEM_IDENTITY), worker)
+        scaleQueries(in: columns, width: width, rowCount: rowCount)
+        pool.barrier.wait()
+
+        attendAll(shard, layer: index, step, worker)
+        pool.barrier.wait()
+
+        pack(scratch.attended, width: width, step, worker)
+        addProduct(
+            attention.output, inputs: width, bias: attention.outputBias, norm: attention.norm, step, worker)
+    }
+
+    func prefillMLP(_ mlp: MLPWeights, neuronCount: Int, _ step: Step, _ worker: Int) {
+        let hidden = configuration.hiddenSize
+        packBlockInput(mlp.norm, step, worker)
+        let neurons = gemmPart(of: neuronCount, worker)
+        multiply(
+            MatrixProduct(
+                weights: mlp.fc1 + neurons.lowerBound * hidden, weightsStride: hidden, isTransposed: false,
+                bias: mlp.fc1Bias.map { $0 + neurons.lowerBound },
+                y: scratch.neurons + neurons.lowerBound, yStride: neuronCount, rows: step.batch.rowCount,
+                inputs: hidden, outputs: neurons.count, activation: activation), worker)
+        pool.barrier.wait()
+        pack(scratch.neurons, width: neuronCount, step, worker)
+        addProduct(mlp.fc2, inputs: neuronCount, bias: mlp.fc2Bias, norm: mlp.norm, step, worker)
+    }
+
+    /// residual += packed · weights + bias, with `weights` [inputs, hidden] turned over.
+    private func addProduct(
+        _ weights: UnsafePointer<UInt16>, inputs: Int, bias: UnsafePointer<Float>?, norm: LayerNormWeights,
+        _ step: Step, _ worker: Int
+    ) {
+        let hidden = configuration.hiddenSize
+        let columns = gemmPart(of: hidden, worker)
+        multiply(
+            MatrixProduct(
+                weights: weights + columns.lowerBound, weightsStride: hidden, isTransposed: true, bias: nil,
+                y: scratch.blockSum + columns.lowerBound, yStride: hidden, rows: step.batch.rowCount,
+                inputs: inputs, outputs: columns.count, activation: TANDEM_IDENTITY), worker)
+        var join = tandem_join(
+            x: scratch.residual + columns.lowerBound, x_stride: hidden,
+            bias: bias.map { $0 + columns.lowerBound },
+            partials: scratch.blockSum + columns.lowerBound, partial_stride: 0, row_stride: hidden,
+            partial_count: 1, rows: step.batch.rowCount, width: columns.count)
+        kernels.join(&join)
+        pool.barrier.wait()
+        if !configuration.normalizesBefore { normalizeResidual(norm, step, worker) }
+    }
+
+    /// Normalizes and packs the residual stream, each worker some panels of rows.
+    private func packBlockInput(_ norm: LayerNormWeights, _ step: Step, _ worker: Int) {
+        guard configuration.normalizesBefore else {
+            pack(scratch.residual, width: configuration.hiddenSize, step, worker)
+            return
+        }
+        let hidden = configuration.hiddenSize
+        let rows = panelRows(of: step.batch.rowCount, worker)
+        let normalized = scratch.blockSum + rows.lowerBound * hidden
+        normalize(
+            scratch.residual + rows.lowerBound * hidden, norm, to: normalized, rowCount: rows.count)
+        kernels.pack_rows(
+            normalized, hidden, rows.count, hidden, scratch.packed + rows.lowerBound * hidden)
+        pool.barrier.wait()
+    }
+
+    /// Packs x [rows, width], each worker some panels of rows.
+    private func pack(_ x: UnsafePointer<Float>, width: Int, _ step: Step, _ worker: Int) {
+        let rows = panelRows(of: step.batch.rowCount, worker)
+        kernels.pack_rows(
+            x + rows.lowerBound * width, width, rows.count, width, scratch.packed + rows.lowerBound * width)
+        pool.barrier.wait()
+    }
+
+    private func multiply(_ product: MatrixProduct, _ worker: Int) {
+        var operation = tandem_gemm(
+            packed_x: scratch.packed, weights: product.weights, weights_stride: product.weightsStride,
+            transposed: product.isTransposed ? 1 : 0, bias: product.bias, y: product.y,
+            y_stride: product.yStride, rows: product.rows, inputs: product.inputs, outputs: product.outputs,
+            activation: product.activation, scratch: scratch.gemm(worker: worker))
+        kernels.gemm(&operation)
+    }
+
+    /// A worker's columns, in whole panels.
+    private func gemmPart(of count: Int, _ worker: Int) -> Range<Int> {
+        share(
+            of: count, worker: worker, of: pool.workerCount,
+            multiple: max(16, kernels.gemm_panel_columns))
+    }
+
+    /// A worker's rows, in whole panels: a panel p begins at `packed` + p · panel rows · width.
+    private func panelRows(of rowCount: Int, _ worker: Int) -> Range<Int> {
+        share(of: rowCount, worker: worker, of: pool.workerCount, multiple: kernels.gemm_panel_rows)
+    }
+}
+
+/// y = activation(packed · W + bias) for a range of W's outputs.
+private struct MatrixProduct {
+    let weights: UnsafePointer<UInt16>
+    let weightsStride: Int
+    /// W is stored [inputs, outputs].
+    let isTransposed: Bool
+    let bias: UnsafePointer<Float>?
+    let y: UnsafeMutablePointer<Float>
+    let yStride: Int
+    let rows, inputs, outputs: Int
+    let activation: tandem_activation
+}

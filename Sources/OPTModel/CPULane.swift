@@ -1,0 +1,144 @@
+import CPUKernels
+import HostRuntime
+
+/// The lane that computes on the processor: a pool of pinned threads that walk the layers in lock step.
+///
+/// Each thread is a lane of its own within it: it takes a range of heads' rows and of neurons, and the sum of all
+/// threads' results ends the block. Few rows (decode) are bound by reading the weights, many rows (prefill) by
+/// arithmetic, and each has its own way through a layer.
+/// Sendable, because `step` is written only while the workers wait.
+public final class CPULane: WorkerTask, @unchecked Sendable {
+    let weights: OPTWeights
+    let configuration: OPTConfiguration
+    let kernels: tandem_cpu_kernels
+    let pool: WorkerPool
+    let scratch: CPUScratch
+    /// The most rows of a step.
+    public let rowCapacity: Int
+    private var step: Step?
+
+    /// What one pass through the layers works on.
+    struct Step {
+        let batch: StepBatch
+        let cache: KVCache
+        /// [logits rows, vocabulary]
+        let logits: UnsafeMutablePointer<Float>
+    }
+
+    public init(
+        _ weights: OPTWeights, pool: WorkerPool, kernels: UnsafePointer<tandem_cpu_kernels>, rowCapacity: Int
+    ) throws(HostMemoryError) {
+        self.weights = weights
+        configuration = weights.configuration
+        self.kernels = kernels.pointee
+        self.pool = pool
+        self.rowCapacity = rowCapacity
+        scratch = try CPUScratch(
+            weights.configuration, rowCapacity: rowCapacity, workerCount: pool.workerCount,
+            kernels: kernels.pointee)
+    }
+
+    /// Runs the batch through all layers: its keys and values go to `cache`, the wanted logits to `logits`.
+    ///
+    /// Called on the pool's leader thread; allocates nothing.
+    public func compute(_ batch: StepBatch, cache: KVCache, logits: UnsafeMutablePointer<Float>) {
+        precondition(batch.rowCount <= rowCapacity, "CPULane: \(batch.rowCount) rows of \(rowCapacity)")
+        if batch.rowCount == 0 { return }
+        step = Step(batch: batch, cache: cache, logits: logits)
+        pool.run(self)
+        step = nil
+    }
+
+    public func run(worker: Int) {
+        let step = step!
+        embed(step, worker)
+        let isDecode = step.batch.rowCount <= CPUScratch.fewRows
+        for index in weights.layers.indices {
+            let layer = weights.layers[index]
+            if isDecode {
+                decodeAttention(layer, index, step, worker)
+                decodeMLP(layer.mlp, neuronCount: layer.neurons.count, step, worker)
+            } else {
+                prefillAttention(layer, index, step, worker)
+                prefillMLP(layer.mlp, neuronCount: layer.neurons.count, step, worker)
+            }
+        }
+        computeLogits(step, worker)
+    }
+
+    /// The part of `count` that a worker computes. Cache lines of fp32 results are not divided.
+    func part(of count: Int, _ worker: Int) -> Range<Int> {
+        share(of: count, worker: worker, of: pool.workerCount, multiple: 16)
+    }
+
+    /// Post-norm models normalize the residual stream behind each block, each worker some of the rows.
+    func normalizeResidual(_ norm: LayerNormWeights, _ step: Step, _ worker: Int) {
+        let rows = share(of: step.batch.rowCount, worker: worker, of: pool.workerCount)
+        let x = scratch.residual + rows.lowerBound * configuration.hiddenSize
+        normalize(x, norm, to: x, rowCount: rows.count)
+        pool.barrier.wait()
+    }
+
+    /// [rows, hidden] to [rows, hidden]; `y` may be `x`.
+    func normalize(
+        _ x: UnsafePointer<Float>, _ norm: LayerNormWeights, to y: UnsafeMutablePointer<Float>, rowCount: Int
+    ) {
+        let hidden = configuration.hiddenSize
+        var operation = tandem_layer_norm(
+            x: x, x_stride: hidden, y: y, y_stride: hidden, weight: norm.weight, bias: norm.bias,
+            rows: rowCount, width: hidden, epsilon: OPTConfiguration.layerNormEpsilon)
+        kernels.layer_norm(&operation)
+    }
+
+    /// Stores a segment's keys and values of one head and computes the head's attention for all its rows.
+    func attend(
+        _ segment: StepBatch.Segment, head: Int, layer: Int, shard: LayerShard, _ step: Step, _ worker: Int
+    ) {
+        let headDimension = configuration.headDimension
+        let width = shard.heads.count * headDimension
+        let column = (head - shard.heads.lowerBound) * headDimension
+        let qkv = scratch.qkv + segment.firstRow * 3 * width + column
+        let keys = step.cache.keys(layer: layer, sequence: segment.sequence, head: head)
+        let values = step.cache.values(layer: layer, sequence: segment.sequence, head: head)
+        for row in 0..<segment.rowCount {
+            let source = qkv + row * 3 * width
+            let element = (segment.firstPosition + row) * headDimension
+            kernels.half_from_float(source + width, keys + element, headDimension)
+            kernels.half_from_float(source + 2 * width, values + element, headDimension)
+        }
+        var operation = tandem_attention(
+            queries: qkv, query_stride: 3 * width, keys: keys, values: values,
+            out: scratch.attended + segment.firstRow * width + column, out_stride: width,
+            query_count: segment.rowCount, head_dim: headDimension, first_position: segment.firstPosition,
+            scratch: scratch.attention(worker: worker))
+        kernels.attention(&operation)
+    }
+
+    /// Attention of all segments and heads, an equal number of pairs for each worker.
+    func attendAll(_ shard: LayerShard, layer: Int, _ step: Step, _ worker: Int) {
+        let headCount = shard.heads.count
+        let pairs = share(of: step.batch.segmentCount * headCount, worker: worker, of: pool.workerCount)
+        for pair in pairs {
+            attend(
+                step.batch.segments[pair / headCount], head: shard.heads.lowerBound + pair % headCount,
+                layer: layer, shard: shard, step, worker)
+        }
+    }
+
+    /// Scales the columns of [rows, 3, width] that hold queries, within `columns`.
+    func scaleQueries(in columns: Range<Int>, width: Int, rowCount: Int) {
+        let queries = columns.clamped(to: 0..<width)
+        let scale = configuration.queryScale
+        for row in 0..<rowCount {
+            let x = scratch.qkv + row * 3 * width
+            for column in queries { x[column] *= scale }
+        }
+    }
+
+    var activation: tandem_activation {
+        switch configuration.activation {
+        case .relu: TANDEM_RELU
+        case .gelu: TANDEM_GELU
+        }
+    }
+}

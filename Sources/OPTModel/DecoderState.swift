@@ -1,0 +1,62 @@
+import HostRuntime
+
+/// Sequences that are decoded together: their caches, their lengths, and the memory of a step's logits.
+public final class DecoderState: @unchecked Sendable {  // touched only by the thread that leads the decoder
+    public let cache: KVCache
+    public let sequenceCount: Int
+    /// The token that `Decoder.step` appends to each sequence.
+    public let nextTokens: UnsafeMutablePointer<Int32>
+    /// The sequences that `Decoder.step` continues.
+    public let isActive: UnsafeMutablePointer<Bool>
+    let batch: StepBatch
+    /// [segment capacity, vocabulary]
+    let logits: UnsafeMutablePointer<Float>
+
+    private let lengths: UnsafeMutablePointer<Int>
+    private let logitsBuffer: HostBuffer
+
+    /// - Parameter capacities: the positions that each sequence has room for.
+    public init(_ configuration: OPTConfiguration, capacities: [Int], pool: WorkerPool)
+        throws(HostMemoryError)
+    {
+        sequenceCount = capacities.count
+        cache = try KVCache(
+            configuration, heads: 0..<configuration.headCount, capacities: capacities, pool: pool)
+        let rowCapacity = min(Decoder.rowCapacity, max(sequenceCount, capacities.reduce(0, +)))
+        let segmentCapacity = min(rowCapacity, sequenceCount)
+        batch = StepBatch(rowCapacity: rowCapacity, segmentCapacity: segmentCapacity)
+        logitsBuffer = try HostBuffer(
+            byteCount: segmentCapacity * configuration.vocabularySize * MemoryLayout<Float>.size)
+        logits = logitsBuffer.pointer()
+        nextTokens = .allocate(capacity: sequenceCount)
+        nextTokens.initialize(repeating: 0, count: sequenceCount)
+        isActive = .allocate(capacity: sequenceCount)
+        isActive.initialize(repeating: false, count: sequenceCount)
+        lengths = .allocate(capacity: sequenceCount)
+        lengths.initialize(repeating: 0, count: sequenceCount)
+    }
+
+    deinit {
+        nextTokens.deallocate()
+        isActive.deallocate()
+        lengths.deallocate()
+    }
+
+    /// The positions that a sequence has in its cache.
+    public func length(of sequence: Int) -> Int { lengths[sequence] }
+
+    /// Forgets what a sequence has beyond `length` positions.
+    public func truncate(_ sequence: Int, to length: Int) {
+        precondition(length <= lengths[sequence], "DecoderState: \(length) of \(lengths[sequence]) positions")
+        lengths[sequence] = length
+    }
+
+    func append(_ tokens: UnsafeBufferPointer<Int32>, to sequence: Int, wantsLogits: Bool) {
+        precondition(
+            lengths[sequence] + tokens.count <= cache.capacities[sequence],
+            "DecoderState: \(lengths[sequence]) + \(tokens.count) of \(cache.capacities[sequence]) positions")
+        batch.append(
+            tokens, sequence: sequence, firstPosition: lengths[sequence], wantsLogits: wantsLogits)
+        lengths[sequence] += tokens.count
+    }
+}

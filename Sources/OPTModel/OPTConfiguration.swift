@@ -1,0 +1,82 @@
+/// The architecture of one OPT model, as its `config.json` says it.
+public struct OPTConfiguration: Sendable, Hashable {
+    public enum Activation: String, Sendable {
+        case relu
+        case gelu
+    }
+
+    /// What the model is called in reports: the last part of its name or folder.
+    public var name: String
+    public var layerCount: Int
+    public var headCount: Int
+    public var hiddenSize: Int
+    /// The neurons of a layer's MLP.
+    public var feedForwardSize: Int
+    public var vocabularySize: Int
+    /// The longest sequence; the position table has `positionOffset` rows more.
+    public var maximumPositions: Int
+    /// The width of the token embedding; where it differs from `hiddenSize`, `project_in` and `project_out` join them.
+    public var embeddingSize: Int
+    public var activation: Activation
+    /// Layer norms stand before attention and MLP (all but 350m), else behind their residual sums.
+    public var normalizesBefore: Bool
+    public var hasFinalLayerNorm: Bool
+    public var hasBiases: Bool
+    public var hasAffineLayerNorms: Bool
+    public var beginOfSequence: Int32
+    public var endOfSequence: Int32
+    public var padding: Int32
+
+    /// The row of position 0 in the position table.
+    public static let positionOffset = 2
+    public static let layerNormEpsilon: Float = 1e-5
+
+    public var headDimension: Int { hiddenSize / headCount }
+    public var hasEmbeddingProjections: Bool { embeddingSize != hiddenSize }
+    /// Queries are scaled by it after their bias.
+    public var queryScale: Float { 1 / Float(headDimension).squareRoot() }
+
+    /// The floating-point operations of one prompt's prefill: two for each weight and token, the causal half of
+    /// attention, and the logits of the last position.
+    public func prefillOperationCount(promptLength: Int) -> Double {
+        let layerWeights = Double(hiddenSize * (4 * hiddenSize + 2 * feedForwardSize))
+        let pairs = Double(promptLength * (promptLength + 1) / 2)
+        let perLayer = 2 * layerWeights * Double(promptLength) + 4 * pairs * Double(hiddenSize)
+        return Double(layerCount) * perLayer + 2 * Double(vocabularySize * embeddingSize)
+    }
+}
+
+extension OPTConfiguration {
+    /// The published sizes, for random weights without a folder.
+    ///
+    /// `name` may carry an organisation ("facebook/opt-1.3b"); nil where no such model was published.
+    public init?(publishedModel name: String) {
+        let model = name.split(separator: "/").last.map(String.init)?.lowercased() ?? name
+        var size = model
+        for family in ["opt-iml-max-", "opt-iml-", "opt-", "galactica-"] where model.hasPrefix(family) {
+            size = String(model.dropFirst(family.count))
+            break
+        }
+        guard size != model, let shape = Self.publishedShapes[size] else { return nil }
+        let isGalactica = model.hasPrefix("galactica-")
+        let is350M = size == "350m"
+        self.init(
+            name: model, layerCount: shape.layers, headCount: shape.heads, hiddenSize: shape.hidden,
+            feedForwardSize: 4 * shape.hidden, vocabularySize: isGalactica ? 50000 : 50272,
+            maximumPositions: 2048, embeddingSize: is350M ? 512 : shape.hidden,
+            activation: isGalactica ? .gelu : .relu, normalizesBefore: !is350M, hasFinalLayerNorm: !is350M,
+            hasBiases: !isGalactica, hasAffineLayerNorms: true,
+            beginOfSequence: isGalactica ? 0 : 2, endOfSequence: 2, padding: 1)
+    }
+
+    /// The sizes that `init(publishedModel:)` knows, smallest first.
+    public static let publishedSizes = [
+        "125m", "350m", "1.3b", "2.7b", "6.7b", "13b", "30b", "66b", "175b",
+    ]
+
+    private static let publishedShapes: [String: (layers: Int, heads: Int, hidden: Int)] = [
+        "125m": (12, 12, 768), "350m": (24, 16, 1024), "1.3b": (24, 32, 2048), "2.7b": (32, 32, 2560),
+        "6.7b": (32, 32, 4096), "13b": (40, 40, 5120), "30b": (48, 56, 7168), "66b": (64, 72, 9216),
+        "175b": (96, 96, 12288),
+    ]
+}

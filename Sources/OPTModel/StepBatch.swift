@@ -1,0 +1,78 @@
+import HostRuntime
+
+/// The rows of one pass through the layers: a run of new tokens for each of several sequences, one behind the other
+/// and without padding.
+///
+/// Its memory is made once, for the most rows and sequences that it will hold.
+public final class StepBatch: @unchecked Sendable {  // written between steps, read by the lanes during them
+    /// New tokens of one sequence.
+    public struct Segment: Sendable {
+        public var sequence: Int
+        public var firstRow: Int
+        public var rowCount: Int
+        /// The position of the segment's first token in its sequence.
+        public var firstPosition: Int
+        /// Where the logits of the segment's last row go; -1 where they are not wanted.
+        public var logitsRow: Int
+    }
+
+    public let rowCapacity: Int
+    public let segmentCapacity: Int
+    public private(set) var rowCount = 0
+    public private(set) var segmentCount = 0
+    public private(set) var logitsCount = 0
+    let tokens: UnsafeMutablePointer<Int32>
+    let positions: UnsafeMutablePointer<Int32>
+    let segments: UnsafeMutablePointer<Segment>
+    /// The row whose logits go to logits row i.
+    let logitsRows: UnsafeMutablePointer<Int32>
+
+    public init(rowCapacity: Int, segmentCapacity: Int) {
+        self.rowCapacity = rowCapacity
+        self.segmentCapacity = segmentCapacity
+        tokens = .allocate(capacity: rowCapacity)
+        positions = .allocate(capacity: rowCapacity)
+        segments = .allocate(capacity: segmentCapacity)
+        logitsRows = .allocate(capacity: segmentCapacity)
+    }
+
+    deinit {
+        tokens.deallocate()
+        positions.deallocate()
+        segments.deallocate()
+        logitsRows.deallocate()
+    }
+
+    public var freeRowCount: Int { rowCapacity - rowCount }
+
+    public func removeAll() {
+        rowCount = 0
+        segmentCount = 0
+        logitsCount = 0
+    }
+
+    /// Adds the tokens that follow `firstPosition` positions of `sequence`.
+    /// - Returns: the row of the logits that belongs to the last token, where they are wanted.
+    @discardableResult
+    public func append(
+        _ newTokens: UnsafeBufferPointer<Int32>, sequence: Int, firstPosition: Int, wantsLogits: Bool
+    ) -> Int? {
+        precondition(
+            newTokens.count <= freeRowCount && segmentCount < segmentCapacity,
+            "StepBatch: \(newTokens.count) rows into \(freeRowCount)")
+        for (index, token) in newTokens.enumerated() {
+            tokens[rowCount + index] = token
+            positions[rowCount + index] = Int32(firstPosition + index)
+        }
+        let logitsRow = wantsLogits ? logitsCount : -1
+        segments[segmentCount] = Segment(
+            sequence: sequence, firstRow: rowCount, rowCount: newTokens.count, firstPosition: firstPosition,
+            logitsRow: logitsRow)
+        segmentCount += 1
+        rowCount += newTokens.count
+        if !wantsLogits { return nil }
+        logitsRows[logitsRow] = Int32(rowCount - 1)
+        logitsCount += 1
+        return logitsRow
+    }
+}

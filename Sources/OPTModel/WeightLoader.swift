@@ -1,0 +1,103 @@
+import CPUKernels
+import Checkpoints
+import HostRuntime
+import Synchronization
+
+/// Copies tensors from their source to their slots, in pieces that the threads of a pool take one after another.
+///
+/// A piece is a band of whole stored rows: files are read in order, whichever way the slot lies.
+/// Sendable, because the pieces write disjoint memory.
+final class WeightLoader<Source: TensorSource>: WorkerTask, @unchecked Sendable {
+    private struct Piece {
+        var slot: TensorSlot
+        var rows: Range<Int>
+        var base: UnsafeMutableRawPointer
+
+        var byteCount: Int { slot.byteCount / slot.rows.count * rows.count }
+    }
+
+    private let source: Source
+    private let kernels: UnsafePointer<tandem_cpu_kernels>
+    private let progress: @Sendable (Int, Int) -> Void
+    private var pieces: [Piece] = []
+    private var buffers: [(base: UnsafeMutableRawPointer, byteCount: Int)] = []
+    private var totalByteCount = 0
+    private let nextPiece = Atomic<Int>(0)
+    private let doneByteCount = Atomic<Int>(0)
+    private let failure = Mutex<CheckpointError?>(nil)
+
+    private static var pieceByteCount: Int { 1 << 20 }
+
+    init(
+        source: Source, kernels: UnsafePointer<tandem_cpu_kernels>,
+        progress: @escaping @Sendable (Int, Int) -> Void
+    ) {
+        self.source = source
+        self.kernels = kernels
+        self.progress = progress
+    }
+
+    /// Adds what `slots` say to the work; `buffer` must outlive the loading.
+    func add(_ slots: [TensorSlot], to buffer: borrowing HostBuffer) {
+        buffers.append((buffer.baseAddress, buffer.byteCount))
+        totalByteCount += slots.reduce(0) { $0 + $1.byteCount }
+        for slot in slots {
+            let rowByteCount = max(1, slot.byteCount / slot.rows.count)
+            // Turned over, a band's rows become columns: whole cache lines of them.
+            let unit = slot.layout == .transposed ? 32 : 1
+            let step = max(unit, Self.pieceByteCount / rowByteCount / unit * unit)
+            for lower in stride(from: slot.rows.lowerBound, to: slot.rows.upperBound, by: step) {
+                pieces.append(
+                    Piece(
+                        slot: slot, rows: lower..<min(lower + step, slot.rows.upperBound),
+                        base: buffer.baseAddress + slot.byteOffset))
+            }
+        }
+    }
+
+    /// Checks every tensor's presence and shape, then reads them all. Nothing is read where a check fails.
+    func load(on pool: WorkerPool) throws(CheckpointError) {
+        var checked: Set<String> = []
+        for piece in pieces where checked.insert(piece.slot.specification.name).inserted {
+            _ = try source.require(piece.slot.specification.name, shape: piece.slot.specification.shape)
+        }
+        for buffer in buffers { pool.firstTouch(base: buffer.base, byteCount: buffer.byteCount) }
+        pool.run(self)
+        if let error = failure.withLock({ $0 }) { throw error }
+    }
+
+    func run(worker: Int) {
+        while failure.withLock({ $0 == nil }) {
+            let index = nextPiece.wrappingAdd(1, ordering: .relaxed).oldValue
+            guard index < pieces.count else { return }
+            do {
+                try load(pieces[index])
+            } catch {
+                failure.withLock { $0 = $0 ?? error }
+                return
+            }
+            let done = doneByteCount.wrappingAdd(pieces[index].byteCount, ordering: .relaxed).newValue
+            progress(done, totalByteCount)
+        }
+    }
+
+    private func load(_ piece: Piece) throws(CheckpointError) {
+        let slot = piece.slot
+        let name = slot.specification.name
+        let firstRow = piece.rows.lowerBound - slot.rows.lowerBound
+        let block = TensorBlock(name: name, rows: piece.rows, columns: slot.columns)
+        switch slot.layout {
+        case .vector:
+            try source.readVector(
+                name, elements: slot.columns, into: piece.base.assumingMemoryBound(to: Float.self))
+        case .rows:
+            let destination = piece.base.assumingMemoryBound(to: UInt16.self) + firstRow * slot.columns.count
+            try source.read(
+                block, into: destination, stride: slot.columns.count, transposed: false, kernels: kernels)
+        case .transposed:
+            let destination = piece.base.assumingMemoryBound(to: UInt16.self) + firstRow
+            try source.read(
+                block, into: destination, stride: slot.rows.count, transposed: true, kernels: kernels)
+        }
+    }
+}
