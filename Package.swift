@@ -10,7 +10,12 @@ let kernelSettings: [CSetting] = isDependency ? [] : [.unsafeFlags(["-O3"])]
 // `Scripts/check-layers` holds the sources to that.
 let package = Package(
     name: "Tandem",
+    products: [
+        .library(name: "Tandem", targets: ["Engine"]),
+        .executable(name: "tandem", targets: ["tandem"]),
+    ],
     dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.5.0"),
         .package(url: "https://github.com/apple/swift-system", from: "1.4.0"),
     ],
     targets: [
@@ -26,6 +31,15 @@ let package = Package(
                 "TensorCore", "CPUKernels", .product(name: "SystemPackage", package: "swift-system"),
             ]),
         .target(name: "OPTModel", dependencies: ["TensorCore", "HostRuntime", "CPUKernels", "Checkpoints"]),
+        .target(
+            name: "Engine",
+            dependencies: ["OPTModel", "Tokenization", "HostRuntime", "CPUKernels", "Checkpoints"]),
+        .executableTarget(
+            name: "tandem",
+            dependencies: [
+                "Engine", "OPTModel", "HostRuntime",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ]),
         .testTarget(name: "CPUKernelsTests", dependencies: ["CPUKernels"]),
         .testTarget(
             name: "TokenizationTests",
@@ -34,6 +48,9 @@ let package = Package(
         .testTarget(
             name: "OPTModelTests",
             dependencies: ["OPTModel", .product(name: "SystemPackage", package: "swift-system")]),
+        .testTarget(name: "EngineTests", dependencies: ["Engine", "AllocationCounter"]),
+        .testTarget(name: "tandemTests", dependencies: ["tandem"]),
+        .target(name: "AllocationCounter", path: "Tests/AllocationCounter"),
         .testTarget(
             name: "CheckpointsTests",
             dependencies: [

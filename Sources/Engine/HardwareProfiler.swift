@@ -1,0 +1,106 @@
+import CPUKernels
+import HostRuntime
+import OPTModel
+
+/// Measures what the machine sustains, with the engine's own threads, so that a result can be held against it.
+public struct HardwareProfiler: Sendable {
+    private let engine: Engine
+
+    public init(_ engine: Engine) {
+        self.engine = engine
+    }
+
+    /// The rate, in bytes a second, of a plain loop that reads the engine's weights in the order of memory, each
+    /// thread a share.
+    public func readRate() async throws -> Double {
+        try await rate(engine.kernels.pointee.read_in_order)
+    }
+
+    /// The same with several streams side by side, as the decode kernels read: the most that we know to read.
+    public func fastestReadRate() async throws -> Double {
+        try await rate(engine.kernels.pointee.read_all)
+    }
+
+    private func rate(_ read: @escaping ReadTask.Read) async throws -> Double {
+        let task = ReadTask(
+            regions: engine.decoder.weights.regions, read: read, workerCount: engine.threadCount)
+        return Double(task.byteCount) / (try await seconds(task))
+    }
+
+    /// The fused multiply-adds that all threads do from registers, in fp32 operations a second.
+    public func multiplyAddPeak() async throws -> Double {
+        let task = MultiplyAddTask(kernels: engine.kernels.pointee, workerCount: engine.threadCount)
+        let seconds = try await seconds(task)
+        return task.operations.reduce(0, +) / seconds
+    }
+
+    /// The seconds of one meeting of all threads.
+    public func barrierSeconds() async throws -> Double {
+        let task = BarrierTask(barrier: engine.decoder.pool.barrier)
+        return try await seconds(task) / Double(BarrierTask.count)
+    }
+
+    private func seconds(_ task: any WorkerTask) async throws -> Double {
+        try await engine.leader.perform { [engine] in
+            let start = ContinuousClock.now
+            engine.decoder.pool.run(task)
+            return start.duration(to: .now).seconds
+        }
+    }
+}
+
+private final class ReadTask: WorkerTask, @unchecked Sendable {  // each worker writes its own checksum
+    typealias Read = @convention(c) (UnsafeRawPointer?, Int) -> UInt64
+
+    private let regions: [UnsafeRawBufferPointer]
+    private let read: Read
+    private let checksums: UnsafeMutableBufferPointer<UInt64>
+
+    init(regions: [UnsafeRawBufferPointer], read: @escaping Read, workerCount: Int) {
+        self.regions = regions
+        self.read = read
+        checksums = .allocate(capacity: workerCount)
+        checksums.initialize(repeating: 0)
+    }
+
+    deinit { checksums.deallocate() }
+
+    var byteCount: Int { regions.reduce(0) { $0 + $1.count } }
+
+    func run(worker: Int) {
+        for region in regions {
+            let part = share(of: region.count, worker: worker, of: checksums.count, multiple: 4096)
+            checksums[worker] ^= read(region.baseAddress! + part.lowerBound, part.count)
+        }
+    }
+}
+
+private final class MultiplyAddTask: WorkerTask, @unchecked Sendable {  // each worker writes its own entry
+    private let kernels: tandem_cpu_kernels
+    private let results: UnsafeMutableBufferPointer<(operations: Double, sink: Float)>
+
+    init(kernels: tandem_cpu_kernels, workerCount: Int) {
+        self.kernels = kernels
+        results = .allocate(capacity: workerCount)
+        results.initialize(repeating: (0, 0))
+    }
+
+    deinit { results.deallocate() }
+
+    var operations: [Double] { results.map(\.operations) }
+
+    func run(worker: Int) {
+        results[worker].operations = kernels.multiply_add_peak(4_000_000, &results[worker].sink)
+    }
+}
+
+private final class BarrierTask: WorkerTask {
+    static let count = 20_000
+    private let barrier: SpinBarrier
+
+    init(barrier: SpinBarrier) { self.barrier = barrier }
+
+    func run(worker: Int) {
+        for _ in 0..<Self.count { barrier.wait() }
+    }
+}

@@ -1,0 +1,181 @@
+import HostRuntime
+import OPTModel
+import Tokenization
+
+/// One conversation, or several side by side: sequences with caches of their own, which every generation continues.
+public final class Session: Sendable {
+    public let engine: Engine
+    /// The positions that each sequence has room for.
+    public let capacities: [Int]
+    let state: DecoderState
+    let progress: Progress
+
+    /// Where the sequences stand between generations.
+    final class Progress: @unchecked Sendable {  // touched only on the engine's leader thread
+        /// The last token of each sequence that was chosen and not yet run through the model.
+        var pendingTokens: [Int32?]
+        /// All tokens of each sequence, which the repetition penalty counts.
+        var history: [[Int32]]
+
+        init(sequenceCount: Int) {
+            pendingTokens = Array(repeating: nil, count: sequenceCount)
+            history = Array(repeating: [], count: sequenceCount)
+        }
+    }
+
+    fileprivate init(engine: Engine, capacities: [Int], state: DecoderState) {
+        self.engine = engine
+        self.capacities = capacities
+        self.state = state
+        progress = Progress(sequenceCount: capacities.count)
+    }
+
+    /// Continues each sequence with its prompt; a first prompt gets the beginning-of-sequence token in front.
+    public func generate(_ prompts: [String], options: GenerationOptions = GenerationOptions()) throws
+        -> Generation
+    {
+        let tokens = try engine.encode(prompts)
+        return try start(tokens, beginsSequences: true, options)
+    }
+
+    /// Continues each sequence with token ids, exactly as they are.
+    public func generate(tokens: [[Int32]], options: GenerationOptions = GenerationOptions()) throws
+        -> Generation
+    {
+        try start(tokens, beginsSequences: false, options)
+    }
+
+    private func start(_ prompts: [[Int32]], beginsSequences: Bool, _ options: GenerationOptions) throws
+        -> Generation
+    {
+        try options.validate()
+        try engine.check(prompts)
+        guard prompts.count == capacities.count else {
+            throw EngineError(
+                .invalidOption,
+                "\(prompts.count) prompts for a session of \(capacities.count) sequences; give one for each")
+        }
+        let control = GenerationControl()
+        let (stream, continuation) = AsyncThrowingStream<GenerationPiece, any Error>.makeStream()
+        continuation.onTermination = { _ in control.isCancelled.store(true, ordering: .relaxed) }
+        let run = GenerationRun(
+            session: self, prompts: prompts, beginsSequences: beginsSequences, options: options,
+            control: control, continuation: continuation)
+        engine.leader.enqueue { run.run() }
+        return Generation(stream: stream, control: control)
+    }
+}
+
+extension Engine {
+    /// Makes a session with room for `capacities` positions of each sequence, prompts and answers together.
+    public func makeSession(capacities: [Int]) async throws -> Session {
+        if capacities.isEmpty {
+            throw EngineError(.invalidOption, "a session needs at least one sequence")
+        }
+        for capacity in capacities where capacity < 1 || capacity > configuration.maximumPositions {
+            throw EngineError(
+                .positionsExceeded,
+                "a sequence of \(capacity) tokens was asked for; \(configuration.name) has "
+                    + "\(configuration.maximumPositions) positions")
+        }
+        try checkMemory(for: capacities)
+        return try await leader.perform { [self] in
+            let state = try DecoderState(configuration, capacities: capacities, pool: decoder.pool)
+            return Session(engine: self, capacities: capacities, state: state)
+        }
+    }
+
+    /// Continues each prompt once, in a session of exactly the room that it takes.
+    public func generate(_ prompts: [String], options: GenerationOptions = GenerationOptions()) async throws
+        -> Generation
+    {
+        let tokens = try encode(prompts).map { [configuration.beginOfSequence] + $0 }
+        return try await generate(tokens: tokens, options: options)
+    }
+
+    /// Continues each run of token ids once, in a session of exactly the room that it takes.
+    public func generate(tokens: [[Int32]], options: GenerationOptions = GenerationOptions()) async throws
+        -> Generation
+    {
+        try options.validate()
+        try check(tokens)
+        var capacities: [Int] = []
+        for (index, prompt) in tokens.enumerated() {
+            let count = try generatedTokenLimit(
+                options, length: prompt.count, capacity: configuration.maximumPositions, prompt: index,
+                of: tokens.count)
+            capacities.append(prompt.count + count)
+        }
+        return try await makeSession(capacities: capacities).generate(tokens: tokens, options: options)
+    }
+
+    /// The prompts' tokens, without a beginning-of-sequence token.
+    func encode(_ prompts: [String]) throws(EngineError) -> [[Int32]] {
+        guard let tokenizer else {
+            throw EngineError(
+                .noTokenizer,
+                "\(configuration.name) has no tokenizer (\(origin)): put the model's tokenizer.json, or vocab.json "
+                    + "and merges.txt, into its folder, or give token ids")
+        }
+        if let index = prompts.firstIndex(of: "") {
+            throw EngineError(
+                .emptyPrompt, "prompt \(index + 1) of \(prompts.count) is empty; give at least one character")
+        }
+        return prompts.map { tokenizer.encode($0, addingBeginOfSequence: false) }
+    }
+
+    /// The most tokens that can follow `length` positions.
+    func generatedTokenLimit(
+        _ options: GenerationOptions, length: Int, capacity: Int, prompt: Int, of promptCount: Int
+    ) throws(EngineError) -> Int {
+        let room = capacity - length
+        if let maximum = options.maximumTokens, maximum <= room { return maximum }
+        if options.maximumTokens == nil && room >= 1 && room >= options.minimumTokens {
+            return min(room, max(256, options.minimumTokens))
+        }
+        let wanted = options.maximumTokens ?? max(1, options.minimumTokens)
+        throw EngineError(
+            .positionsExceeded,
+            "prompt \(prompt + 1) of \(promptCount) comes to \(length) tokens; with \(wanted) to generate that is "
+                + "\(length + wanted), and there are \(capacity) positions"
+                + (room >= 1
+                    ? ": generate at most \(room) tokens, or shorten the prompt"
+                    : ": shorten the prompt to at most \(capacity - wanted) tokens"))
+    }
+
+    func check(_ prompts: [[Int32]]) throws(EngineError) {
+        for (index, prompt) in prompts.enumerated() {
+            if prompt.isEmpty {
+                throw EngineError(
+                    .emptyPrompt, "prompt \(index + 1) of \(prompts.count) is empty; give at least one token")
+            }
+            for token in prompt where token < 0 || token >= configuration.vocabularySize {
+                throw EngineError(
+                    .invalidToken,
+                    "prompt \(index + 1) has the token id \(token), and the vocabulary of \(configuration.name) "
+                        + "has \(configuration.vocabularySize) tokens")
+            }
+        }
+    }
+
+    private func checkMemory(for capacities: [Int]) throws(EngineError) {
+        guard let available = HostMemory.availableByteCount else { return }
+        let perPosition = KVCache.byteCountPerPosition(configuration)
+        let perSequence = configuration.vocabularySize * MemoryLayout<Float>.size
+        let needs = capacities.map { perSequence + $0 * perPosition }
+        let needed = needs.reduce(0, +)
+        if needed <= available { return }
+        var sum = 0
+        let fitting = needs.prefix {
+            sum += $0
+            return sum <= available
+        }.count
+        throw EngineError(
+            .outOfMemory,
+            "the caches of \(capacities.count) sequences take \(gibibytes(needed)) in CPU memory, and "
+                + "\(gibibytes(available)) are free: "
+                + (fitting > 0
+                    ? "use a batch of at most \(fitting), or fewer tokens"
+                    : "shorten the prompt or generate fewer tokens"))
+    }
+}

@@ -1,0 +1,48 @@
+import ArgumentParser
+import Engine
+import FoundationEssentials
+import SystemPackage
+
+/// Which model to load and how; shared by the sub-commands.
+struct ModelArguments: ParsableArguments {
+    @Option(
+        help: ArgumentHelp(
+            "Threads that compute; all processors by default.", valueName: "count"))
+    var threads: Int?
+
+    @Option(help: "Instruction set of the CPU kernels; the fastest that there is by default.")
+    var instructionSet: InstructionSet?
+
+    @Option(
+        help: ArgumentHelp(
+            "The weights' folder, which holds NAME-np/ or NAME/; _DUMMY_ for random weights.",
+            valueName: "folder"))
+    var path: String?
+
+    var engineOptions: Engine.Options {
+        var options = Engine.Options()
+        options.threadCount = threads
+        options.instructionSet = instructionSet
+        return options
+    }
+
+    /// Loads the model, with a progress bar where standard error is a terminal.
+    func load(_ model: String, defaultPath: String? = nil, isQuiet: Bool) async throws -> Engine {
+        let reference = try ModelReference(
+            model: model, path: path ?? defaultPath, downloadFolders: Self.downloadFolders)
+        let bar = ProgressBar(label: "loading \(model)", isVisible: !isQuiet && ProgressBar.isTerminal)
+        defer { bar.finish() }
+        return try await Engine.load(reference, options: engineOptions) { bar.update($0, of: $1) }
+    }
+
+    /// Where Hugging Face's own tools keep what they downloaded.
+    private static var downloadFolders: [FilePath] {
+        let environment = ProcessInfo.processInfo.environment
+        if let cache = environment["HF_HUB_CACHE"] { return [FilePath(cache)] }
+        if let home = environment["HF_HOME"] { return [FilePath(home).appending("hub")] }
+        guard let home = environment["HOME"] else { return [] }
+        return [FilePath(home).appending(".cache/huggingface/hub")]
+    }
+}
+
+extension InstructionSet: ExpressibleByArgument {}

@@ -1,0 +1,69 @@
+import AllocationCounter
+import Foundation
+import HostRuntime
+import OPTModel
+import Synchronization
+import SystemPackage
+import Testing
+
+@testable import Engine
+
+/// Allocations are counted for the whole process, so nothing else may run meanwhile.
+@Suite(.serialized) struct AllocationTests {
+    @Test(arguments: [1, 3]) func `a decode step allocates nothing after the first`(batchSize: Int)
+        async throws
+    {
+        let engine = try await Engine.load(.folder(Fixtures.golden("pre-norm/safetensors")))
+        let allocations = try await engine.leader.perform {
+            let state = try DecoderState(
+                engine.configuration, capacities: Array(repeating: 100, count: batchSize),
+                pool: engine.decoder.pool)
+            var options = GenerationOptions()
+            options.temperature = 0.8
+            options.topK = 20
+            options.topP = 0.9
+            options.repetitionPenalty = 1.1
+            let sampler = Sampler(
+                options, seed: 1, vocabularySize: engine.configuration.vocabularySize,
+                sequenceCount: batchSize, endOfSequence: 2)
+            func step(_ index: Int) {
+                engine.decoder.step(state) { sequence, logits in
+                    state.nextTokens[sequence] = sampler.next(logits, sequence: sequence, step: index)
+                }
+            }
+            let isCancelled = Atomic<Bool>(false)
+            let prompts = Array(repeating: [2, 5, 7] as [Int32], count: batchSize)
+            _ = engine.decoder.prefill(prompts, state: state, isCancelled: isCancelled) { sequence, _ in
+                state.nextTokens[sequence] = 9
+                state.isActive[sequence] = true
+            }
+            step(0)
+            // Other tests may allocate on their threads at the same time; a step that does would do so every time.
+            return (0..<8).map { round -> Int64 in
+                tandem_start_counting_allocations()
+                for index in 1...8 { step(8 * round + index) }
+                return tandem_stop_counting_allocations()
+            }.min()!
+        }
+        #expect(allocations == 0)
+    }
+
+    @Test func `the counter sees an allocation`() {
+        tandem_start_counting_allocations()
+        let memory = UnsafeMutablePointer<Int>.allocate(capacity: 100)
+        memory.initialize(repeating: 1, count: 100)
+        #expect(tandem_stop_counting_allocations() > 0)
+        memory.deallocate()
+    }
+}
+
+enum Fixtures {
+    private static let root = FilePath(#filePath).removingLastComponent().removingLastComponent()
+        .removingLastComponent()
+
+    static func golden(_ name: String) -> FilePath {
+        root.appending("Tests/Fixtures/Golden").pushing(FilePath(name))
+    }
+
+    static let storybook = root.appending("Models/storybook")
+}
