@@ -69,7 +69,8 @@ extension ModelReference {
         else { return nil }
         var folder = FilePath(executable)
         while folder.removeLastComponent() {
-            for place in ["Models", "share/tandem/Models"] {
+            // The package's own folder, an installation, and the build folder of a package that depends on it.
+            for place in ["Models", "share/tandem/Models", "checkouts/tandem/Models"] {
                 let candidate = folder.appending(place).appending(name)
                 if isFile(candidate.appending("config.json")) { return candidate }
             }
