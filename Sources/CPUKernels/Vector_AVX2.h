@@ -8,6 +8,7 @@ typedef __m256 vec;
 // Eight streams read 0.87 of the plain read loop's rate, four 0.83, and asking ahead made it less (Zen 3).
 #define LINEAR_STREAMS 8
 #define LINEAR_STREAMS_AHEAD 0
+#define TRANSPOSED_STREAMS_AHEAD 0
 #define TRANSPOSED_TILE_ROWS 4
 #define TILE_VECTORS 12
 #define GEMM_ROWS 6

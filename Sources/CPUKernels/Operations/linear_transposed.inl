@@ -1,8 +1,9 @@
 // y[r, o] = sum over i of x[r, i] * weights[i, o], for few rows.
 //
 // y passes through the cache once for each block of inputs, while the weights are read in the order of
-// memory, a few rows side by side, as streams for the hardware's prefetcher: asking 1 KB ahead as well took
-// the speed of one row from 0.8 of the plain read loop's to 0.5 (three runs of each, in turn).
+// memory, a few rows side by side, as streams for the hardware's prefetcher. Whether asking ahead as well
+// pays is the processor's matter, TRANSPOSED_STREAMS_AHEAD: on Zen 3, 1 KB took the speed of one row from 0.8
+// of the plain read loop's to 0.5.
 //
 // One or two rows keep a block's activations in registers and stream over the outputs. More rows take tiles,
 // `rows` x `vectors` accumulators that are carried over the block.
@@ -123,6 +124,9 @@ INLINE void transposed_stream(const transposed_tile *tile, size_t outputs, const
   size_t o = 0;
   for (; o + VEC_WIDTH <= outputs; o += VEC_WIDTH) {
     vec sums[2];
+    if (TRANSPOSED_STREAMS_AHEAD && o % HALVES_PER_LINE == 0) {
+      UNROLL for (size_t i = 0; i < streams; i++) prefetch_l1(w[i] + o, TRANSPOSED_STREAMS_AHEAD);
+    }
     UNROLL for (size_t r = 0; r < rows; r++) sums[r] = accumulate ? vec_load(y[r] + o) : vec_zero();
     UNROLL for (size_t i = 0; i < streams; i++) {
       vec weights = vec_load_half(w[i] + o);
