@@ -7,7 +7,6 @@ import Glibc
 public struct HostBuffer: ~Copyable, @unchecked Sendable {  // owns its mapping alone
     public let baseAddress: UnsafeMutableRawPointer
     public let byteCount: Int
-    private let mapping: UnsafeMutableRawPointer
     private let mappingByteCount: Int
 
     private static let hugePageByteCount = 2 << 20
@@ -29,14 +28,13 @@ public struct HostBuffer: ~Copyable, @unchecked Sendable {  // owns its mapping 
         let after = reserved - before - size
         if after > 0 { munmap(start + size, after) }
         if size >= Self.hugePageByteCount { madvise(start, size, MADV_HUGEPAGE) }
-        mapping = start
         mappingByteCount = size
         baseAddress = start
         self.byteCount = byteCount
     }
 
     deinit {
-        munmap(mapping, mappingByteCount)
+        munmap(baseAddress, mappingByteCount)
     }
 
     /// The element at `byteOffset` and those behind it.

@@ -7,7 +7,6 @@ public struct ModelError: Error, Sendable, CustomStringConvertible {
         case invalidConfiguration
         case checkpoint
         case outOfMemory
-        case positionsExceeded
     }
 
     public let code: Code
