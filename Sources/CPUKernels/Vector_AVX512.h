@@ -10,6 +10,9 @@ typedef __m512 vec;
 #define LINEAR_STREAMS 4
 #define LINEAR_STREAMS_AHEAD 65536
 #define TRANSPOSED_STREAMS_AHEAD 65536
+// Eight rows: 52 ms -> 46 ms a token of a 1.3b model on two cores, against 8 inputs and no asking.
+#define TRANSPOSED_TILED_INPUTS 16
+#define TRANSPOSED_TILED_AHEAD 65536
 #define TRANSPOSED_TILE_ROWS 8
 #define TILE_VECTORS 24
 #define GEMM_ROWS 12

@@ -9,6 +9,8 @@ typedef int32_t vec_bits __attribute__((ext_vector_type(4)));
 #define LINEAR_STREAMS 4
 #define LINEAR_STREAMS_AHEAD 0
 #define TRANSPOSED_STREAMS_AHEAD 0
+#define TRANSPOSED_TILED_INPUTS 8
+#define TRANSPOSED_TILED_AHEAD 0
 #define TRANSPOSED_TILE_ROWS 4
 #define TILE_VECTORS 8
 #define GEMM_ROWS 4

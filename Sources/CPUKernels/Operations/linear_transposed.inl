@@ -2,13 +2,13 @@
 //
 // y passes through the cache once for each block of inputs, while the weights are read in the order of
 // memory, a few rows side by side, as streams for the hardware's prefetcher. Whether asking ahead as well
-// pays is the processor's matter, TRANSPOSED_STREAMS_AHEAD: on Zen 3, 1 KB took the speed of one row from 0.8
-// of the plain read loop's to 0.5.
+// pays is the processor's matter, TRANSPOSED_STREAMS_AHEAD and TRANSPOSED_TILED_AHEAD (bytes, or 0): on Zen 3,
+// 1 KB took the speed of one row from 0.8 of the plain read loop's to 0.5.
 //
 // One or two rows keep a block's activations in registers and stream over the outputs. More rows take tiles,
 // `rows` x `vectors` accumulators that are carried over the block.
 
-#define TRANSPOSED_INPUTS 8
+#define TRANSPOSED_STREAMS 8
 // Columns of weights that all tiles of rows pass over before the next: they stay in the L1 cache.
 #define TRANSPOSED_COLUMNS 192
 
@@ -36,6 +36,12 @@ INLINE void transposed_tile_run(const transposed_tile *tile, const size_t rows, 
   const tandem_half *w = tile->weights;
   for (size_t i = 0; i < tile->inputs; i++, w += tile->weights_stride) {
     vec weights[8];
+    if (TRANSPOSED_TILED_AHEAD) {
+      const size_t vectors_per_line = HALVES_PER_LINE / VEC_WIDTH;
+      UNROLL for (size_t v = 0; v < vectors; v += vectors_per_line) {
+        prefetch_l1(w + v * VEC_WIDTH, TRANSPOSED_TILED_AHEAD);
+      }
+    }
     UNROLL for (size_t v = 0; v < vectors; v++) {
       weights[v] = part ? vec_load_half_part(w, part) : vec_load_half(w + v * VEC_WIDTH);
     }
@@ -170,7 +176,7 @@ static void transposed_block(const transposed_tile *block, size_t outputs, size_
 
 // As `linear_transposed`, adding to y instead of overwriting it where `accumulate` is set.
 static void linear_transposed_into(const tandem_linear_transposed *a, int accumulate) {
-  const size_t inputs = a->rows == 2 ? 4 : TRANSPOSED_INPUTS;
+  const size_t inputs = a->rows > 2 ? TRANSPOSED_TILED_INPUTS : TRANSPOSED_STREAMS / a->rows;
   for (size_t i = 0; i < a->inputs; i += inputs) {
     const transposed_tile block = {.x = a->x + i,
                                    .x_stride = a->x_stride,
