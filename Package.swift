@@ -22,6 +22,7 @@ let package = Package(
         .target(name: "SystemShims"),
         .target(name: "CPUKernels", exclude: ["Operations"], cSettings: kernelSettings),
         .target(name: "TensorCore"),
+        .target(name: "Placement"),
         .target(name: "HostRuntime", dependencies: ["SystemShims"]),
         .target(
             name: "Tokenization", dependencies: [.product(name: "SystemPackage", package: "swift-system")]),
@@ -45,6 +46,7 @@ let package = Package(
             name: "TokenizationTests",
             dependencies: ["Tokenization", .product(name: "SystemPackage", package: "swift-system")]),
         .testTarget(name: "HostRuntimeTests", dependencies: ["HostRuntime"]),
+        .testTarget(name: "PlacementTests", dependencies: ["Placement"]),
         .testTarget(
             name: "OPTModelTests",
             dependencies: ["OPTModel", .product(name: "SystemPackage", package: "swift-system")]),
