@@ -15,7 +15,7 @@ let package = Package(
         .executable(name: "tandem", targets: ["tandem"]),
     ],
     dependencies: [
-        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.5.0"),
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.1"),
         .package(url: "https://github.com/apple/swift-system", from: "1.4.0"),
     ],
     targets: [
@@ -38,7 +38,7 @@ let package = Package(
         .executableTarget(
             name: "tandem",
             dependencies: [
-                "Engine", "OPTModel", "HostRuntime",
+                "Engine", "OPTModel", "HostRuntime", "Placement",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]),
         .testTarget(name: "CPUKernelsTests", dependencies: ["CPUKernels"]),
@@ -51,7 +51,11 @@ let package = Package(
             name: "OPTModelTests",
             dependencies: ["OPTModel", .product(name: "SystemPackage", package: "swift-system")]),
         .testTarget(name: "EngineTests", dependencies: ["Engine", "AllocationCounter"]),
-        .testTarget(name: "tandemTests", dependencies: ["tandem"]),
+        .testTarget(
+            name: "tandemTests",
+            dependencies: [
+                "tandem", "Placement", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ]),
         .target(name: "AllocationCounter", path: "Tests/AllocationCounter"),
         .testTarget(
             name: "CheckpointsTests",

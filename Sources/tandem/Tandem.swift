@@ -10,4 +10,8 @@ struct Tandem: AsyncParsableCommand {
             """,
         version: "0.1.0",
         subcommands: [Generate.self, Bench.self])
+
+    static func main() async {
+        await main(attachNegativeNumbers(Array(CommandLine.arguments.dropFirst())))
+    }
 }

@@ -1,0 +1,74 @@
+import ArgumentParser
+import Placement
+
+/// Where weights and cache lie, and how they come to the GPU; shared by the sub-commands.
+struct PlacementArguments: ParsableArguments {
+    @Option(
+        parsing: .upToNextOption,
+        help: ArgumentHelp(
+            "GPU % and CPU % of input embedding, output embedding, self-attention and MLP: eight numbers, the rest is "
+                + "on disk. As much on the GPU as fits by default.", valueName: "percent"))
+    var perLayerPercent: [Double] = []
+
+    @Option(
+        parsing: .upToNextOption,
+        help: ArgumentHelp(
+            "GPU % and CPU % of the attention cache: two numbers, the rest is on disk (100 0).",
+            valueName: "percent"))
+    var cachePercent: [Double] = []
+
+    @Option(
+        defaultAsFlag: .on, parsing: .next, help: "Pin the weights in CPU memory, for fast copies (true).")
+    var pinWeight: Switch?
+
+    @Option(
+        defaultAsFlag: .on, parsing: .next, help: "Copy weights while earlier layers compute (true).")
+    var overlap: Switch?
+
+    @Option(
+        defaultAsFlag: .on, parsing: .next,
+        help: "Let the CPU compute attention over the cache that lies there (false).")
+    var cpuCacheCompute: Switch?
+
+    @Option(help: ArgumentHelp("Where weights and cache of the disk lie.", valueName: "folder"))
+    var offloadDir: String?
+
+    @Option(help: ArgumentHelp("Slots of the ring through which weights stream.", valueName: "count"))
+    var stagingSlots = 4
+
+    func validate() throws {
+        _ = try (request, cacheShares)
+        _ = try (pinsWeights, overlaps, computesCacheOnCPU)
+        guard stagingSlots >= 2 else {
+            throw ValidationError(
+                "--staging-slots is \(stagingSlots); give 2 or more, so that one fills while one is read")
+        }
+        if offloadDir?.isEmpty == true { throw ValidationError("--offload-dir is empty; name a folder") }
+    }
+
+    /// What was asked; nil where the placement is left to Tandem.
+    var request: PlacementRequest? {
+        get throws {
+            guard !perLayerPercent.isEmpty else { return nil }
+            return try PlacementRequest(
+                perLayerPercent: perLayerPercent, cachePercent: cachePercent.isEmpty ? nil : cachePercent)
+        }
+    }
+
+    /// The cache's shares, which may be asked without those of the weights; nil where they are not.
+    var cacheShares: TierShares? {
+        get throws { cachePercent.isEmpty ? nil : try PlacementRequest.cacheShares(cachePercent) }
+    }
+
+    var pinsWeights: Bool {
+        get throws { try pinWeight?.isOn("--pin-weight") ?? true }
+    }
+
+    var overlaps: Bool {
+        get throws { try overlap?.isOn("--overlap") ?? true }
+    }
+
+    var computesCacheOnCPU: Bool {
+        get throws { try cpuCacheCompute?.isOn("--cpu-cache-compute") ?? false }
+    }
+}
