@@ -1,15 +1,23 @@
 # The project's verbs. CI calls these, and the README's own commands.
 SWIFT ?= swift
 CLANG_FORMAT ?= clang-format
-C_FILES = $(shell git ls-files '*.c' '*.h' '*.inl')
+PYTHON ?= python3
+C_FILES = $(shell git ls-files '*.c' '*.h' '*.inl' '*.cu' '*.cuh')
 
-.PHONY: build test bench format lint golden gpu-bundle install
+.PHONY: build test kernels check-kernels bench format lint golden gpu-bundle install
 
 build:
 	$(SWIFT) build -c release
 
 test:
 	$(SWIFT) test
+
+# Needs two packages of PyPI, which the script names; no GPU.
+kernels:
+	$(PYTHON) Scripts/make-kernels
+
+check-kernels:
+	$(PYTHON) Scripts/make-kernels --check
 
 bench: build
 	.build/release/tandem bench --model facebook/opt-1.3b

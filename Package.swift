@@ -31,10 +31,20 @@ let package = Package(
             dependencies: [
                 "TensorCore", "CPUKernels", .product(name: "SystemPackage", package: "swift-system"),
             ]),
-        .target(name: "OPTModel", dependencies: ["TensorCore", "HostRuntime", "CPUKernels", "Checkpoints"]),
+        .target(name: "CUDAKernelImage", exclude: ["kernels_80.ptx", "kernels_90.cubin"]),
+        .target(name: "CUDA", dependencies: ["HostRuntime"]),
+        .target(
+            name: "OPTModel",
+            dependencies: [
+                "TensorCore", "Placement", "HostRuntime", "SystemShims", "CPUKernels", "Checkpoints",
+                "CUDAKernelImage", "CUDA", .product(name: "SystemPackage", package: "swift-system"),
+            ]),
         .target(
             name: "Engine",
-            dependencies: ["OPTModel", "Tokenization", "HostRuntime", "CPUKernels", "Checkpoints"]),
+            dependencies: [
+                "OPTModel", "Placement", "CUDA", "Tokenization", "HostRuntime", "CPUKernels", "Checkpoints",
+                .product(name: "SystemPackage", package: "swift-system"),
+            ]),
         .executableTarget(
             name: "tandem",
             dependencies: [
@@ -46,10 +56,14 @@ let package = Package(
             name: "TokenizationTests",
             dependencies: ["Tokenization", .product(name: "SystemPackage", package: "swift-system")]),
         .testTarget(name: "HostRuntimeTests", dependencies: ["HostRuntime"]),
+        .testTarget(
+            name: "CUDATests", dependencies: ["CUDA", "CUDAKernelImage", "HostRuntime", "AllocationCounter"]),
         .testTarget(name: "PlacementTests", dependencies: ["Placement"]),
         .testTarget(
             name: "OPTModelTests",
-            dependencies: ["OPTModel", .product(name: "SystemPackage", package: "swift-system")]),
+            dependencies: [
+                "OPTModel", "Placement", "CUDA", .product(name: "SystemPackage", package: "swift-system"),
+            ]),
         .testTarget(name: "EngineTests", dependencies: ["Engine", "AllocationCounter"]),
         .testTarget(
             name: "tandemTests",

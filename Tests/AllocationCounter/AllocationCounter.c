@@ -12,8 +12,10 @@ extern void *__libc_memalign(size_t, size_t);
 
 static atomic_bool is_counting;
 static _Atomic int64_t count;
+static _Thread_local int64_t count_of_thread;
 
 static void note(void) {
+  count_of_thread++;
   if (atomic_load_explicit(&is_counting, memory_order_relaxed)) {
     atomic_fetch_add_explicit(&count, 1, memory_order_relaxed);
   }
@@ -59,3 +61,5 @@ int64_t tandem_stop_counting_allocations(void) {
   atomic_store(&is_counting, 0);
   return atomic_load(&count);
 }
+
+int64_t tandem_allocations_of_this_thread(void) { return count_of_thread; }

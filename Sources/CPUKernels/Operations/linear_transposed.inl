@@ -2,8 +2,8 @@
 //
 // y passes through the cache once for each block of inputs, while the weights are read in the order of
 // memory, a few rows side by side, as streams for the hardware's prefetcher. Whether asking ahead as well
-// pays is the processor's matter, TRANSPOSED_STREAMS_AHEAD and TRANSPOSED_TILED_AHEAD (bytes, or 0): on Zen 3,
-// 1 KB took the speed of one row from 0.8 of the plain read loop's to 0.5.
+// pays is the processor's matter, TRANSPOSED_STREAMS_AHEAD and TRANSPOSED_TILED_AHEAD (bytes, or 0): on Zen
+// 3, 1 KB took the speed of one row from 0.8 of the plain read loop's to 0.5.
 //
 // One or two rows keep a block's activations in registers and stream over the outputs. More rows take tiles,
 // `rows` x `vectors` accumulators that are carried over the block.

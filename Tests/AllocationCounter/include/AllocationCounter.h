@@ -8,4 +8,7 @@
 void tandem_start_counting_allocations(void);
 int64_t tandem_stop_counting_allocations(void);
 
+/// How many allocations the calling thread has made so far.
+int64_t tandem_allocations_of_this_thread(void);
+
 #endif

@@ -1,0 +1,65 @@
+// What every kernel needs: types, the programmatic launch, reductions, the tensor cores' product.
+#pragma once
+
+#include <cuda_fp16.h>
+
+#include "CUDAKernels.h"
+
+template <typename T>
+__device__ __forceinline__ T *as(tandem_device_pointer pointer) {
+  return reinterpret_cast<T *>(pointer);
+}
+
+/// Waits until the kernels in front have finished and their results are seen.
+__device__ __forceinline__ void wait_for_predecessors() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+/// Lets the kernel behind start as soon as there is room: what it reads before its own wait is ready.
+__device__ __forceinline__ void launch_successors() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ float warp_sum(float value) {
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) value += __shfl_xor_sync(~0u, value, offset);
+  return value;
+}
+
+__device__ __forceinline__ float warp_max(float value) {
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) value = fmaxf(value, __shfl_xor_sync(~0u, value, offset));
+  return value;
+}
+
+/// `modeling_opt.py`'s activations: ReLU, and GELU in its exact form.
+__device__ __forceinline__ float activate(float x, uint32_t activation) {
+  if (activation == TANDEM_GPU_RELU) return fmaxf(x, 0.0f);
+  if (activation == TANDEM_GPU_GELU) return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
+  return x;
+}
+
+/// d[16, 8] += a[16, 16] * b[16, 8], fp16 with fp32 sums. Lane l has, with g = l / 4 and t = l % 4:
+/// a0: a[g][2t, 2t+1], a1: a[g + 8][..], a2: a[g][2t + 8, 2t + 9], a3: a[g + 8][..];
+/// b0: b[2t, 2t+1][g], b1: b[2t + 8, 2t + 9][g]; d0, d1: d[g][2t, 2t+1], d2, d3: d[g + 8][..].
+__device__ __forceinline__ void multiply_add_16x8x16(float d[4], const uint32_t a[4], uint32_t b0,
+                                                     uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/// 16 bytes that are read once: around the L1 cache.
+__device__ __forceinline__ uint4 load_once(const void *pointer) {
+  uint4 value;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+               : "l"(pointer));
+  return value;
+}

@@ -1,0 +1,218 @@
+#ifndef TANDEM_CUDA_KERNELS_H
+#define TANDEM_CUDA_KERNELS_H
+
+// The arguments of the GPU lane's kernels: read by Kernels/*.cu and by Swift, so that the two cannot differ.
+//
+// A kernel takes one of these structs by value and nothing else. Pointers are device addresses, 0 for none.
+// The residual stream is fp32, [rows, hidden]; every other activation, the weights and the KV cache are fp16;
+// biases and layer norms' vectors are fp32; every sum is accumulated in fp32. Strides count elements. Shapes
+// are row-major.
+//
+// Kernels of one step follow each other by programmatic dependent launch: each lets its successor start
+// early, and reads nothing that an earlier kernel writes before `griddepcontrol.wait`.
+
+#ifdef __CUDACC_RTC__
+typedef unsigned char uint8_t;
+typedef int int32_t;
+typedef unsigned int uint32_t;
+typedef unsigned long long uint64_t;
+#else
+#include <stdint.h>
+#endif
+
+typedef uint64_t tandem_device_pointer;
+
+enum { TANDEM_GPU_IDENTITY = 0, TANDEM_GPU_RELU = 1, TANDEM_GPU_GELU = 2 };
+
+/// The most rows that the kernels of few rows take.
+#define TANDEM_GPU_FEW_ROWS 32
+
+/// One row of a step: a token at a position of a sequence. Written by the host before the step.
+typedef struct {
+  /// Keys of the sequence's first layer and first head, in a cache [layer][K, V][head][capacity][head
+  /// dimension].
+  tandem_device_pointer cache;
+  /// The token's row of the token table and the position's row of the position table, in GPU memory or
+  /// mapped.
+  tandem_device_pointer token_row;
+  tandem_device_pointer position_row;
+  uint32_t capacity;
+  int32_t position;
+} tandem_gpu_row;
+
+/// Rows of one sequence that follow each other in a prefill step.
+typedef struct {
+  uint32_t first_row, row_count;
+} tandem_gpu_segment;
+
+/// residual[r, :] = rows[r].position_row (+ rows[r].token_row); where `gathered` is given, the token's row
+/// goes there instead, for the projection that follows. Grid: rows. Block: 256.
+typedef struct {
+  tandem_device_pointer rows;      // tandem_gpu_row [rows]
+  tandem_device_pointer residual;  // fp32 [rows, hidden]
+  tandem_device_pointer gathered;  // fp16 [rows, embedding] or 0
+  uint32_t hidden, embedding;
+} tandem_gpu_embed;
+
+/// y[r, :] = (x[r, :] - mean) / sqrt(variance + epsilon) * weight + bias, in fp16, and where `keep` is set to
+/// x too. Without `normalize` it only rounds: y = x. Row r is taken from row_indices[r] where that is given.
+/// Grid: rows. Block: 256.
+typedef struct {
+  tandem_device_pointer x;            // fp32 [*, hidden]
+  tandem_device_pointer y;            // fp16 [rows, hidden]
+  tandem_device_pointer weight;       // fp32 [hidden] or 0 for 1
+  tandem_device_pointer bias;         // fp32 [hidden] or 0
+  tandem_device_pointer row_indices;  // uint32 [rows] or 0
+  uint32_t hidden;
+  uint32_t normalize, keep;
+  float epsilon;
+} tandem_gpu_layer_norm;
+
+/// y[r, o] = activation(bias[o] + sum over i of x[r, i] * weights[o, i]), rows <= TANDEM_GPU_FEW_ROWS.
+typedef struct {
+  tandem_device_pointer x;        // fp16 [rows, inputs]
+  tandem_device_pointer weights;  // fp16 [outputs, inputs]
+  tandem_device_pointer bias;     // fp32 [outputs] or 0
+  tandem_device_pointer y;        // [rows, y_stride], fp16, or fp32 where y_is_float is set
+  uint32_t x_stride, y_stride, rows, inputs, outputs;
+  uint32_t activation, y_is_float;
+  /// The weights are there before the kernels in front have run: they are not streamed.
+  uint32_t is_resident;
+} tandem_gpu_linear;
+
+/// residual[r, o] += bias[o] + sum over i of x[r, i] * weights[i, o], rows <= TANDEM_GPU_FEW_ROWS.
+///
+/// `inputs` is cut into `split_count` parts that different blocks sum; the last block of a tile of outputs
+/// adds them in order, so the result does not depend on which block is last.
+typedef struct {
+  tandem_device_pointer x;         // fp16 [rows, x_stride]
+  tandem_device_pointer weights;   // fp16 [inputs, outputs]
+  tandem_device_pointer bias;      // fp32 [outputs] or 0
+  tandem_device_pointer residual;  // fp32 [rows, outputs]
+  tandem_device_pointer partials;  // fp32 [split_count, rows, outputs]
+  tandem_device_pointer counters;  // uint32 [tiles of outputs], zero before and after
+  uint32_t x_stride, rows, inputs, outputs, split_count;
+  uint32_t is_resident;
+} tandem_gpu_linear_transposed;
+
+/// Many rows (prefill), on tensor cores. W is weights[o * inputs + i], or weights[i * outputs + o] where
+/// `transposed`. y[r, o] = activation(bias[o] + sum), fp16; or, where `residual` is given, residual[r, o] +=
+/// bias[o] + sum, fp32.
+typedef struct {
+  tandem_device_pointer x;         // fp16 [rows, x_stride]
+  tandem_device_pointer weights;   // fp16 [outputs, inputs] or [inputs, outputs]
+  tandem_device_pointer bias;      // fp32 [outputs] or 0
+  tandem_device_pointer y;         // fp16 [rows, y_stride] or 0
+  tandem_device_pointer residual;  // fp32 [rows, outputs] or 0
+  uint32_t x_stride, y_stride, rows, inputs, outputs;
+  uint32_t activation, transposed;
+} tandem_gpu_gemm;
+
+/// Keys and values of new rows into the cache: head h of the piece is head first_head + h of the cache.
+/// Grid: rows. Block: 256.
+typedef struct {
+  tandem_device_pointer rows;  // tandem_gpu_row [rows]
+  tandem_device_pointer qkv;   // fp16 [rows, 3, heads * head_dimension]
+  uint32_t heads, head_dimension, layer, first_head, cache_heads;
+} tandem_gpu_store_keys_values;
+
+/// Decode: one query a row over the row's sequence, its own key and value included, which the kernel takes
+/// from `qkv` and stores into the cache. out = softmax(scale * q . keys^T) . values.
+///
+/// The sequence is cut into parts of TANDEM_GPU_ATTENTION_PART positions that different blocks take; the last
+/// block of a row's head joins them in order.
+typedef struct {
+  tandem_device_pointer rows;      // tandem_gpu_row [rows]
+  tandem_device_pointer qkv;       // fp16 [rows, 3, heads * head_dimension]
+  tandem_device_pointer out;       // fp16 [rows, heads * head_dimension]
+  tandem_device_pointer partials;  // fp32 [rows, heads, part_count, head_dimension + 2]
+  tandem_device_pointer counters;  // uint32 [rows, heads], zero before and after
+  uint32_t row_count, heads, head_dimension, layer, first_head, cache_heads;
+  /// Parts for which there are blocks, enough for the longest capacity.
+  uint32_t part_count;
+  float scale;
+} tandem_gpu_attention_decode;
+#define TANDEM_GPU_ATTENTION_PART 128
+
+/// Prefill: causal attention of segments' rows over the cache, where `tandem_gpu_store_keys_values` has put
+/// their own keys and values. Row r of the step sees the positions 0 ... rows[r].position of its sequence.
+typedef struct {
+  tandem_device_pointer rows;      // tandem_gpu_row [rows]
+  tandem_device_pointer segments;  // tandem_gpu_segment [segments]
+  tandem_device_pointer qkv;       // fp16 [rows, 3, heads * head_dimension]
+  tandem_device_pointer out;       // fp16 [rows, heads * head_dimension]
+  uint32_t segment_count, heads, head_dimension, layer, first_head, cache_heads;
+  float scale;
+} tandem_gpu_attention_prefill;
+/// Queries of a block: the grid is (ceil(longest segment / this), heads, segments).
+#define TANDEM_GPU_ATTENTION_QUERIES 64
+
+/// How the token of one row is chosen: as the host's sampler does it, draw included.
+typedef struct {
+  /// 0: greedy.
+  float temperature;
+  /// 1: off.
+  float top_p;
+  /// 0: off.
+  uint32_t top_k;
+  /// In [0, 1), drawn by the host.
+  float uniform;
+  /// A token that may not be chosen, or -1.
+  int32_t forbidden;
+  uint32_t reserved;
+} tandem_gpu_choice;
+
+/// tokens[r] = the token chosen from logits[r, :]; then, when all rows are done, *sequence_number = the
+/// number of the step, for the host that polls. Grid: rows. Block: 1024.
+typedef struct {
+  tandem_device_pointer logits;           // fp32 [rows, vocabulary]
+  tandem_device_pointer choices;          // tandem_gpu_choice [rows]
+  tandem_device_pointer tokens;           // int32 [rows], in mapped host memory
+  tandem_device_pointer counter;          // uint32, zero before and after
+  tandem_device_pointer step;             // uint32: the number of this step, on the device
+  tandem_device_pointer sequence_number;  // uint32 in mapped host memory
+  uint32_t rows, vocabulary;
+} tandem_gpu_sample;
+
+/// Polls until *flag is `value` (within timeout_nanoseconds, else *failure = 1 and it goes on). Grid: 1.
+/// Block: 1.
+typedef struct {
+  tandem_device_pointer flag;     // uint32
+  tandem_device_pointer failure;  // uint32 in mapped host memory
+  uint32_t value;
+  uint64_t timeout_nanoseconds;
+} tandem_gpu_wait;
+
+/// *flag = value, after everything in front of it, and then, where it is given, *notice = notice_value.
+/// Grid: 1. Block: 1.
+typedef struct {
+  tandem_device_pointer flag;    // uint32
+  tandem_device_pointer notice;  // uint32, for the host in mapped memory, or 0
+  uint32_t value;
+  uint32_t notice_value;
+} tandem_gpu_signal;
+
+/// Reads every 16 bytes once and adds up a digest: what decode is measured against. Block: 512.
+typedef struct {
+  tandem_device_pointer bytes;
+  tandem_device_pointer digest;  // uint32
+  uint64_t byte_count;
+} tandem_gpu_read;
+
+/// An image that a driver can load, and the compute capability from which on it runs.
+typedef struct {
+  const void *bytes;
+  uint64_t byte_count;
+  /// 80 for 8.0.
+  uint32_t compute_capability;
+  /// Machine code runs on its own generation only (90: 9.x); portable code on everything newer too.
+  uint32_t is_machine_code;
+} tandem_cuda_image;
+
+#ifndef __CUDACC_RTC__
+/// The compiled kernels, best first.
+extern const tandem_cuda_image tandem_cuda_images[];
+extern const uint32_t tandem_cuda_image_count;
+#endif
+
+#endif
