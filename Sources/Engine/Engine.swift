@@ -2,6 +2,8 @@ import CPUKernels
 import Checkpoints
 import HostRuntime
 import OPTModel
+import Placement
+import SystemPackage
 import Tokenization
 
 /// A loaded model, ready for any number of sessions, which it serves one after another.
@@ -13,8 +15,30 @@ public final class Engine: Sendable {
         public var instructionSet: InstructionSet?
         /// The seed of random weights.
         public var randomWeightsSeed: UInt64 = 0
+        /// What computes: the GPU where there is one, unless said otherwise.
+        public var computesOn: Processor = .automatic
+        /// Where weights and cache lie; nil for as much on the GPU as fits.
+        public var placement: PlacementRequest?
+        /// The cache's shares where only these are asked.
+        public var cacheShares: TierShares?
+        /// Positions of all sequences together for which the placement leaves room; nil for one sequence.
+        public var expectedPositionCount: Int?
+        /// Weights in CPU memory are pinned.
+        public var pinsWeights = true
+        /// Weights are copied while earlier ones are used.
+        public var overlaps = true
+        public var stagingSlotCount = 4
+        /// Where what lies on disk is written; nil for a folder in the user's cache.
+        public var offloadFolder: FilePath?
 
         public init() {}
+    }
+
+    /// What computes.
+    public enum Processor: String, Sendable, CaseIterable {
+        case automatic = "auto"
+        case cpu
+        case gpu
     }
 
     public let configuration: OPTConfiguration
@@ -28,15 +52,33 @@ public final class Engine: Sendable {
     public let loading: LoadingReport
 
     let decoder: Decoder
+    let pool: WorkerPool
     let leader: LeaderThread
+    /// The weights in CPU memory where the CPU computes.
+    let cpuWeights: OPTWeights?
+    let gpuLane: GPULane?
 
     /// `load` has made sure that the processor has them.
     var kernels: UnsafePointer<tandem_cpu_kernels> { instructionSet.kernels! }
 
-    public var threadCount: Int { decoder.pool.workerCount }
-    public var weightByteCount: Int { decoder.weights.byteCount }
+    public var threadCount: Int { pool.workerCount }
+    public var weightByteCount: Int { cpuWeights?.byteCount ?? gpuLane!.weights.byteCount }
     /// The weight bytes that a decode step reads.
-    public var weightByteCountPerToken: Int { decoder.weights.byteCountPerToken }
+    public var weightByteCountPerToken: Int {
+        weightByteCount - configuration.positionTableByteCount
+    }
+    /// Where everything lies; nil where the CPU computes alone.
+    public var placement: Placement? { gpuLane?.weights.placement }
+    /// The GPU that computes, by name; nil where the CPU does.
+    public var gpuName: String? { gpuLane?.context.device.name }
+
+    /// The GPU's memory that this process and others use, in bytes; nil where the CPU computes.
+    public var usedGPUByteCount: Int? {
+        guard let context = gpuLane?.context, let free = try? context.freeByteCount,
+            let total = try? context.totalByteCount
+        else { return nil }
+        return total - free
+    }
 
     /// Loads a model: configuration, tokenizer, weights.
     ///
@@ -71,19 +113,15 @@ public final class Engine: Sendable {
         let start = ContinuousClock.now
         self.instructionSet = instructionSet
         self.leader = leader
-        let kernels = instructionSet.kernels!
-        let weights: OPTWeights
+        self.pool = pool
+        let source: any TensorSource
         switch model {
         case .random(let configuration):
             self.configuration = configuration
             tokenizer = nil
             defaultGenerationOptions = GenerationOptions()
-            let source = DummyWeights(
+            source = DummyWeights(
                 specifications: configuration.tensorSpecifications, seed: options.randomWeightsSeed)
-            origin = source.origin
-            try Self.checkMemory(for: configuration)
-            weights = try OPTWeights(
-                configuration, from: source, pool: pool, kernels: kernels, progress: progress)
         case .folder(let folder), .weights(let folder, configurationFolder: _):
             var configurationFolder = folder
             if case .weights(_, configurationFolder: let other) = model { configurationFolder = other }
@@ -96,15 +134,26 @@ public final class Engine: Sendable {
                 tokenizer = nil
             }
             defaultGenerationOptions = try GenerationOptions(recommendedBy: configurationFolder)
-            let source = try CheckpointFiles(folder: folder)
-            origin = source.origin
-            try Self.checkMemory(for: configuration)
-            weights = try OPTWeights(
-                configuration, from: source, pool: pool, kernels: kernels, progress: progress)
+            source = try CheckpointFiles(folder: folder)
         }
-        decoder = try Decoder(weights, pool: pool, kernels: kernels)
-        loading = LoadingReport(
-            byteCount: weights.byteCount, seconds: start.duration(to: .now).seconds)
+        origin = source.origin
+        let loader = LaneLoader(
+            configuration: configuration, pool: pool, kernels: instructionSet.kernels!, options: options,
+            progress: progress)
+        let byteCount: Int
+        switch try loader.load(from: source) {
+        case .cpu(let lane, let weights):
+            decoder = Decoder(lane)
+            cpuWeights = weights
+            gpuLane = nil
+            byteCount = weights.byteCount
+        case .gpu(let lane):
+            decoder = Decoder(lane)
+            cpuWeights = nil
+            gpuLane = lane
+            byteCount = lane.weights.byteCount
+        }
+        loading = LoadingReport(byteCount: byteCount, seconds: start.duration(to: .now).seconds)
     }
 
     private static func bestInstructionSet() throws -> InstructionSet {
@@ -122,15 +171,6 @@ public final class Engine: Sendable {
                 "the tokenizer of \(configuration.name) has \(tokenizer.vocabularyCount) tokens, but the model's "
                     + "vocab_size is \(configuration.vocabularySize); take both from the same model")
         }
-    }
-
-    private static func checkMemory(for configuration: OPTConfiguration) throws(EngineError) {
-        let needed = OPTWeights.byteCount(configuration)
-        guard let available = HostMemory.availableByteCount, needed > available else { return }
-        throw EngineError(
-            .outOfMemory,
-            "the weights of \(configuration.name) take \(gibibytes(needed)) in CPU memory, and "
-                + "\(gibibytes(available)) are free; use a smaller model, or close other programs")
     }
 }
 

@@ -6,6 +6,7 @@ public struct EngineError: Error, Sendable, Hashable, CustomStringConvertible {
         case emptyPrompt
         case positionsExceeded
         case outOfMemory
+        case noGPU
         case noTokenizer
         case invalidToken
     }

@@ -43,7 +43,7 @@ final class GenerationRun: @unchecked Sendable {  // handed over to the leader t
         }
     }
 
-    private func generate() throws(EngineError) {
+    private func generate() throws {
         let engine = session.engine
         let state = session.state
         let lengths = session.capacities.indices.map { state.length(of: $0) }
@@ -66,9 +66,10 @@ final class GenerationRun: @unchecked Sendable {  // handed over to the leader t
         var keyValueReadByteCount = 0
         let bytesPerPosition = KVCache.byteCountPerPosition(engine.configuration)
         var start = ContinuousClock.now
-        let isComplete = engine.decoder.prefill(runs, state: state, isCancelled: control.isCancelled) {
-            choose(sampler, sequence: $0, logits: $1)
-        }
+        let isComplete = try engine.decoder.prefill(
+            runs, state: state, isCancelled: control.isCancelled,
+            choice: { sampler.choice(sequence: $0, step: sequences[$0].generatedCount) },
+            { take($1, sampler, sequence: $0) })
         let prefillSeconds = start.duration(to: .now).seconds
         if !isComplete {
             // As if the prompts had never been given.
@@ -80,7 +81,9 @@ final class GenerationRun: @unchecked Sendable {  // handed over to the leader t
             sequences.contains(where: { !$0.isFinished })
         {
             start = ContinuousClock.now
-            engine.decoder.step(state) { choose(sampler, sequence: $0, logits: $1) }
+            try engine.decoder.step(
+                state, choice: { sampler.choice(sequence: $0, step: sequences[$0].generatedCount) },
+                { take($1, sampler, sequence: $0) })
             stepSeconds.append(start.duration(to: .now).seconds)
             for sequence in sequences.indices where state.isActive[sequence] {
                 keyValueReadByteCount += state.length(of: sequence) * bytesPerPosition
@@ -123,6 +126,14 @@ final class GenerationRun: @unchecked Sendable {  // handed over to the leader t
         return runs
     }
 
+    /// Hands a sequence's next token on, which the lane has chosen or the sampler chooses.
+    private func take(_ output: LaneOutput, _ sampler: borrowing Sampler, sequence: Int) {
+        switch output {
+        case .logits(let logits): choose(sampler, sequence: sequence, logits: logits)
+        case .token(let token): accept(token, nil, sequence)
+        }
+    }
+
     /// Chooses the next token of a sequence and hands its text on.
     private func choose(
         _ sampler: borrowing Sampler, sequence: Int, logits: UnsafeMutableBufferPointer<Float>
@@ -142,6 +153,10 @@ final class GenerationRun: @unchecked Sendable {  // handed over to the leader t
         } else {
             token = sampler.next(logits, sequence: sequence, step: step)
         }
+        accept(token, logProbabilities, sequence)
+    }
+
+    private func accept(_ token: Int32, _ logProbabilities: TokenLogProbabilities?, _ sequence: Int) {
         session.state.nextTokens[sequence] = token
         session.progress.pendingTokens[sequence] = token
         session.progress.history[sequence].append(token)

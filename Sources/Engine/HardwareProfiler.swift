@@ -23,7 +23,7 @@ public struct HardwareProfiler: Sendable {
 
     private func rate(_ read: @escaping ReadTask.Read) async throws -> Double {
         let task = ReadTask(
-            regions: engine.decoder.weights.regions, read: read, workerCount: engine.threadCount)
+            regions: engine.cpuWeights?.regions ?? [], read: read, workerCount: engine.threadCount)
         return Double(task.byteCount) / (try await seconds(task))
     }
 
@@ -36,14 +36,29 @@ public struct HardwareProfiler: Sendable {
 
     /// The seconds of one meeting of all threads.
     public func barrierSeconds() async throws -> Double {
-        let task = BarrierTask(barrier: engine.decoder.pool.barrier)
+        let task = BarrierTask(barrier: engine.pool.barrier)
         return try await seconds(task) / Double(BarrierTask.count)
+    }
+
+    /// Bytes a second of a plain kernel that reads GPU memory; nil where the CPU computes.
+    public func gpuMemoryReadRate() async throws -> Double? {
+        try await engine.leader.perform { [engine] in try engine.gpuLane?.measureMemoryReadRate() }
+    }
+
+    /// Bytes a second of copies from pinned CPU memory to the GPU; nil where the CPU computes.
+    public func uploadRate() async throws -> Double? {
+        try await engine.leader.perform { [engine] in try engine.gpuLane?.measureUploadRate() }
+    }
+
+    /// Bytes a second of direct reads of what lies on disk; nil where nothing does.
+    public func diskReadRate() async throws -> Double? {
+        try await engine.leader.perform { [engine] in try engine.gpuLane?.measureDiskReadRate() }
     }
 
     private func seconds(_ task: any WorkerTask) async throws -> Double {
         try await engine.leader.perform { [engine] in
             let start = ContinuousClock.now
-            engine.decoder.pool.run(task)
+            engine.pool.run(task)
             return start.duration(to: .now).seconds
         }
     }

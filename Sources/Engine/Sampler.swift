@@ -1,4 +1,5 @@
 import Glibc
+import OPTModel
 
 /// Chooses each sequence's next token from its logits.
 ///
@@ -42,6 +43,15 @@ struct Sampler: ~Copyable {
     /// Counts a token of `sequence`'s text for the repetition penalty.
     func note(_ token: Int32, sequence: Int) {
         if !hasOccurred.isEmpty { hasOccurred[sequence * vocabularySize + Int(token)] = true }
+    }
+
+    /// How a lane can choose the `step`-th token itself; nil where it takes the logits.
+    func choice(sequence: Int, step: Int) -> TokenChoice? {
+        if !hasOccurred.isEmpty || options.topLogProbabilities != nil { return nil }
+        return TokenChoice(
+            temperature: options.temperature, topK: options.topK, topP: options.topP,
+            uniform: options.temperature == 0 ? 0 : uniformDraw(seed: seed, sequence: sequence, step: step),
+            forbidden: step < options.minimumTokens ? endOfSequence : nil)
     }
 
     /// The token that follows, the `step`-th that is generated. The logits are changed by it.

@@ -80,7 +80,7 @@ extension Engine {
         }
         try checkMemory(for: capacities)
         return try await leader.perform { [self] in
-            let state = try DecoderState(configuration, capacities: capacities, pool: decoder.pool)
+            let state = try decoder.makeState(capacities: capacities)
             return Session(engine: self, capacities: capacities, state: state)
         }
     }
@@ -159,7 +159,8 @@ extension Engine {
     }
 
     private func checkMemory(for capacities: [Int]) throws(EngineError) {
-        guard let available = HostMemory.availableByteCount else { return }
+        // The GPU's own allocation says whether its memory suffices.
+        guard gpuLane == nil, let available = HostMemory.availableByteCount else { return }
         let perPosition = KVCache.byteCountPerPosition(configuration)
         let perSequence = configuration.vocabularySize * MemoryLayout<Float>.size
         let needs = capacities.map { perSequence + $0 * perPosition }

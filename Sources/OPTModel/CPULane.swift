@@ -7,7 +7,7 @@ import HostRuntime
 /// threads' results ends the block. Few rows (decode) are bound by reading the weights, many rows (prefill) by
 /// arithmetic, and each has its own way through a layer.
 /// Sendable, because `step` is written only while the workers wait.
-public final class CPULane: WorkerTask, @unchecked Sendable {
+public final class CPULane: Lane, WorkerTask, @unchecked Sendable {
     let weights: OPTWeights
     let configuration: OPTConfiguration
     let kernels: tandem_cpu_kernels
@@ -15,7 +15,19 @@ public final class CPULane: WorkerTask, @unchecked Sendable {
     let scratch: CPUScratch
     /// The most rows of a step.
     public let rowCapacity: Int
+    public var segmentCapacity: Int { rowCapacity }
     private var step: Step?
+    /// [sequences, vocabulary], for the largest cache that was made.
+    private var logits: Logits?
+
+    private final class Logits {
+        let buffer: HostBuffer
+        init(byteCount: Int) throws(HostMemoryError) { buffer = try HostBuffer(byteCount: byteCount) }
+    }
+
+    /// The most rows of a step. More would not make prefill faster: the weights are already read for hundreds of
+    /// rows at once.
+    public static let mostRows = 512
 
     /// What one pass through the layers works on.
     struct Step {
@@ -26,7 +38,8 @@ public final class CPULane: WorkerTask, @unchecked Sendable {
     }
 
     public init(
-        _ weights: OPTWeights, pool: WorkerPool, kernels: UnsafePointer<tandem_cpu_kernels>, rowCapacity: Int
+        _ weights: OPTWeights, pool: WorkerPool, kernels: UnsafePointer<tandem_cpu_kernels>,
+        rowCapacity: Int = mostRows
     ) throws(HostMemoryError) {
         self.weights = weights
         configuration = weights.configuration
@@ -38,15 +51,39 @@ public final class CPULane: WorkerTask, @unchecked Sendable {
             kernels: kernels.pointee)
     }
 
-    /// Runs the batch through all layers: its keys and values go to `cache`, the wanted logits to `logits`.
-    ///
-    /// Called on the pool's leader thread; allocates nothing.
-    public func compute(_ batch: StepBatch, cache: KVCache, logits: UnsafeMutablePointer<Float>) {
+    public func makeCache(capacities: [Int]) throws(ModelError) -> any LaneCache {
+        do {
+            let byteCount =
+                min(rowCapacity, capacities.count) * configuration.vocabularySize * MemoryLayout<Float>.size
+            if (logits?.buffer.byteCount ?? 0) < byteCount { logits = try Logits(byteCount: byteCount) }
+            return try KVCache(
+                configuration, heads: 0..<configuration.headCount, capacities: capacities, pool: pool)
+        } catch {
+            throw ModelError(loading: error)
+        }
+    }
+
+    /// Called on the pool's leader thread; allocates nothing. Tokens are chosen by the caller.
+    public func compute(
+        _ batch: StepBatch, cache: any LaneCache,
+        _ body: (_ segment: StepBatch.Segment, _ output: LaneOutput) -> Void
+    ) {
         precondition(batch.rowCount <= rowCapacity, "CPULane: \(batch.rowCount) rows of \(rowCapacity)")
         if batch.rowCount == 0 { return }
-        step = Step(batch: batch, cache: cache, logits: logits)
+        let logits: UnsafeMutablePointer<Float> = logits!.buffer.pointer()
+        step = Step(batch: batch, cache: unsafeDowncast(cache, to: KVCache.self), logits: logits)
         pool.run(self)
         step = nil
+        let vocabularySize = configuration.vocabularySize
+        for index in 0..<batch.segmentCount {
+            let segment = batch.segments[index]
+            if segment.logitsRow < 0 { continue }
+            body(
+                segment,
+                .logits(
+                    UnsafeMutableBufferPointer(
+                        start: logits + segment.logitsRow * vocabularySize, count: vocabularySize)))
+        }
     }
 
     public func run(worker: Int) {

@@ -1,35 +1,31 @@
-import CPUKernels
-import HostRuntime
 import Synchronization
 
 /// Runs tokens through the model: whole prompts in pieces, then one token of each sequence a step.
 ///
 /// All calls come from the pool's leader thread.
 public final class Decoder: Sendable {
-    public let weights: OPTWeights
-    public let pool: WorkerPool
-    private let lane: CPULane
+    public let lane: any Lane
 
-    /// The most rows of one pass. More would not make prefill faster: the weights are already read for hundreds of
-    /// rows at once.
-    public static let rowCapacity = 512
+    public init(_ lane: some Lane) {
+        self.lane = lane
+    }
 
-    public init(_ weights: OPTWeights, pool: WorkerPool, kernels: UnsafePointer<tandem_cpu_kernels>)
-        throws(HostMemoryError)
-    {
-        self.weights = weights
-        self.pool = pool
-        lane = try CPULane(weights, pool: pool, kernels: kernels, rowCapacity: Self.rowCapacity)
+    /// Makes sequences with room for `capacities` positions.
+    public func makeState(capacities: [Int]) throws(ModelError) -> DecoderState {
+        try DecoderState(lane, capacities: capacities)
     }
 
     /// Appends a run of tokens to each sequence that has one, and lends the logits of each run's last token.
     ///
-    /// - Parameter body: called once for each sequence with a run, with its [vocabulary] logits.
+    /// - Parameters:
+    ///   - choice: how a sequence's token is to be chosen where the lane can do so; nil to get its logits.
+    ///   - body: called once for each sequence with a run, with its logits or its token.
     /// - Returns: false where `isCancelled` became true in between; the sequences then have some of their runs.
     public func prefill(
         _ runs: [[Int32]], state: DecoderState, isCancelled: borrowing Atomic<Bool>,
-        _ body: (_ sequence: Int, _ logits: UnsafeMutableBufferPointer<Float>) -> Void
-    ) -> Bool {
+        choice: (_ sequence: Int) -> TokenChoice? = { _ in nil },
+        _ body: (_ sequence: Int, _ output: LaneOutput) -> Void
+    ) throws(ModelError) -> Bool {
         precondition(
             runs.count == state.sequenceCount, "Decoder: \(runs.count) runs, \(state.sequenceCount) sequences"
         )
@@ -40,46 +36,37 @@ public final class Decoder: Sendable {
                 let piece = rest.prefix(state.batch.freeRowCount)
                 rest = rest.dropFirst(piece.count)
                 piece.withUnsafeBufferPointer {
-                    state.append($0, to: sequence, wantsLogits: rest.isEmpty)
+                    state.append(
+                        $0, to: sequence, wantsLogits: rest.isEmpty,
+                        choice: rest.isEmpty ? choice(sequence) : nil)
                 }
                 if state.batch.freeRowCount == 0 {
-                    compute(state, body)
+                    try compute(state, body)
                     if isCancelled.load(ordering: .relaxed) { return false }
                 }
             }
         }
-        compute(state, body)
+        try compute(state, body)
         return true
     }
 
-    /// Appends the next token of each active sequence and lends its logits; allocates nothing.
+    /// Appends the next token of each active sequence and lends its logits or its chosen token; allocates nothing.
     public func step(
-        _ state: DecoderState,
-        _ body: (_ sequence: Int, _ logits: UnsafeMutableBufferPointer<Float>) -> Void
-    ) {
+        _ state: DecoderState, choice: (_ sequence: Int) -> TokenChoice? = { _ in nil },
+        _ body: (_ sequence: Int, _ output: LaneOutput) -> Void
+    ) throws(ModelError) {
         for sequence in 0..<state.sequenceCount where state.isActive[sequence] {
             state.append(
                 UnsafeBufferPointer(start: state.nextTokens + sequence, count: 1), to: sequence,
-                wantsLogits: true)
-            if state.batch.freeRowCount == 0 { compute(state, body) }
+                wantsLogits: true, choice: choice(sequence))
+            if state.batch.freeRowCount == 0 { try compute(state, body) }
         }
-        compute(state, body)
+        try compute(state, body)
     }
 
-    private func compute(
-        _ state: DecoderState, _ body: (Int, UnsafeMutableBufferPointer<Float>) -> Void
-    ) {
-        let batch = state.batch
-        lane.compute(batch, cache: state.cache, logits: state.logits)
-        let vocabularySize = weights.configuration.vocabularySize
-        for index in 0..<batch.segmentCount {
-            let segment = batch.segments[index]
-            if segment.logitsRow < 0 { continue }
-            body(
-                segment.sequence,
-                UnsafeMutableBufferPointer(
-                    start: state.logits + segment.logitsRow * vocabularySize, count: vocabularySize))
+    private func compute(_ state: DecoderState, _ body: (Int, LaneOutput) -> Void) throws(ModelError) {
+        try lane.compute(state.batch, cache: state.cache) { segment, output in body(segment.sequence, output)
         }
-        batch.removeAll()
+        state.batch.removeAll()
     }
 }

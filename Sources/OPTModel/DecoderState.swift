@@ -1,33 +1,21 @@
-import HostRuntime
-
-/// Sequences that are decoded together: their caches, their lengths, and the memory of a step's logits.
+/// Sequences that are decoded together: their caches and their lengths.
 public final class DecoderState: @unchecked Sendable {  // touched only by the thread that leads the decoder
-    public let cache: KVCache
+    public let cache: any LaneCache
     public let sequenceCount: Int
     /// The token that `Decoder.step` appends to each sequence.
     public let nextTokens: UnsafeMutablePointer<Int32>
     /// The sequences that `Decoder.step` continues.
     public let isActive: UnsafeMutablePointer<Bool>
     let batch: StepBatch
-    /// [segment capacity, vocabulary]
-    let logits: UnsafeMutablePointer<Float>
-
     private let lengths: UnsafeMutablePointer<Int>
-    private let logitsBuffer: HostBuffer
 
     /// - Parameter capacities: the positions that each sequence has room for.
-    public init(_ configuration: OPTConfiguration, capacities: [Int], pool: WorkerPool)
-        throws(HostMemoryError)
-    {
+    public init(_ lane: some Lane, capacities: [Int]) throws(ModelError) {
         sequenceCount = capacities.count
-        cache = try KVCache(
-            configuration, heads: 0..<configuration.headCount, capacities: capacities, pool: pool)
-        let rowCapacity = min(Decoder.rowCapacity, max(sequenceCount, capacities.reduce(0, +)))
-        let segmentCapacity = min(rowCapacity, sequenceCount)
-        batch = StepBatch(rowCapacity: rowCapacity, segmentCapacity: segmentCapacity)
-        logitsBuffer = try HostBuffer(
-            byteCount: segmentCapacity * configuration.vocabularySize * MemoryLayout<Float>.size)
-        logits = logitsBuffer.pointer()
+        cache = try lane.makeCache(capacities: capacities)
+        let rowCapacity = min(lane.rowCapacity, max(sequenceCount, capacities.reduce(0, +)))
+        batch = StepBatch(
+            rowCapacity: rowCapacity, segmentCapacity: min(rowCapacity, sequenceCount, lane.segmentCapacity))
         nextTokens = .allocate(capacity: sequenceCount)
         nextTokens.initialize(repeating: 0, count: sequenceCount)
         isActive = .allocate(capacity: sequenceCount)
@@ -51,12 +39,15 @@ public final class DecoderState: @unchecked Sendable {  // touched only by the t
         lengths[sequence] = length
     }
 
-    func append(_ tokens: UnsafeBufferPointer<Int32>, to sequence: Int, wantsLogits: Bool) {
+    func append(
+        _ tokens: UnsafeBufferPointer<Int32>, to sequence: Int, wantsLogits: Bool, choice: TokenChoice? = nil
+    ) {
         precondition(
             lengths[sequence] + tokens.count <= cache.capacities[sequence],
             "DecoderState: \(lengths[sequence]) + \(tokens.count) of \(cache.capacities[sequence]) positions")
         batch.append(
-            tokens, sequence: sequence, firstPosition: lengths[sequence], wantsLogits: wantsLogits)
+            tokens, sequence: sequence, firstPosition: lengths[sequence], wantsLogits: wantsLogits,
+            choice: choice)
         lengths[sequence] += tokens.count
     }
 }

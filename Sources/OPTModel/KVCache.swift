@@ -4,7 +4,8 @@ import HostRuntime
 ///
 /// A sequence has room for its own number of positions, so that ragged batches take no padding. The positions of a
 /// head are contiguous: [sequence][layer][key, value][head][position][head dimension].
-public final class KVCache: @unchecked Sendable {  // owns its buffer; lanes write disjoint positions
+/// Sendable, because it owns its buffer and threads write disjoint positions.
+public final class KVCache: LaneCache, @unchecked Sendable {
     public let heads: Range<Int>
     public let capacities: [Int]
     public var sequenceCount: Int { capacities.count }

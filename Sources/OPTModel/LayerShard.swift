@@ -17,7 +17,7 @@ public final class LayerShard: @unchecked Sendable {  // owns its buffer, which 
     let slots: [TensorSlot]
 
     init(_ tensors: OPTTensors, layer: Int, heads: Range<Int>, neurons: Range<Int>) throws(HostMemoryError) {
-        let layout = Layout(tensors, layer: layer, heads: heads, neurons: neurons)
+        let layout = LayerShardLayout(tensors, layer: layer, heads: heads, neurons: neurons)
         buffer = try HostBuffer(byteCount: layout.slots.byteCount)
         slots = layout.slots.slots
         self.heads = heads
@@ -42,7 +42,7 @@ public final class LayerShard: @unchecked Sendable {  // owns its buffer, which 
 
     /// The bytes that such a shard takes.
     static func byteCount(_ tensors: OPTTensors, layer: Int, heads: Range<Int>, neurons: Range<Int>) -> Int {
-        Layout(tensors, layer: layer, heads: heads, neurons: neurons).slots.byteCount
+        LayerShardLayout(tensors, layer: layer, heads: heads, neurons: neurons).slots.byteCount
     }
 }
 
@@ -76,40 +76,4 @@ public struct MLPWeights: @unchecked Sendable {  // lent by the shard that owns 
     public let fc2: UnsafePointer<UInt16>
     /// [hidden], the whole layer's: added once to the block's sum.
     public let fc2Bias: UnsafePointer<Float>?
-}
-
-extension LayerShard {
-    private struct Layout {
-        var slots = SlotLayout()
-        let attentionNormWeight, attentionNormBias, qkvBias, outputBias: Int?
-        let qkv, output, fc1, fc2: Int
-        let mlpNormWeight, mlpNormBias, fc1Bias, fc2Bias: Int?
-
-        init(_ tensors: OPTTensors, layer: Int, heads: Range<Int>, neurons: Range<Int>) {
-            let headDimension = tensors.configuration.headDimension
-            let rows = heads.lowerBound * headDimension..<heads.upperBound * headDimension
-            qkv = slots.matrix(tensors.projectionWeight(.query, layer: layer), rows: rows)
-            slots.joinNext()
-            _ = slots.matrix(tensors.projectionWeight(.key, layer: layer), rows: rows)
-            slots.joinNext()
-            _ = slots.matrix(tensors.projectionWeight(.value, layer: layer), rows: rows)
-            output = slots.transposedMatrix(tensors.projectionWeight(.output, layer: layer), columns: rows)
-            fc1 = slots.matrix(tensors.fc1Weight(layer: layer), rows: neurons)
-            fc2 = slots.transposedMatrix(tensors.fc2Weight(layer: layer), columns: neurons)
-            qkvBias = slots.vector(tensors.projectionBias(.query, layer: layer), elements: rows)
-            if qkvBias != nil {
-                slots.joinNext()
-                _ = slots.vector(tensors.projectionBias(.key, layer: layer), elements: rows)
-                slots.joinNext()
-                _ = slots.vector(tensors.projectionBias(.value, layer: layer), elements: rows)
-            }
-            outputBias = slots.vector(tensors.projectionBias(.output, layer: layer))
-            fc1Bias = slots.vector(tensors.fc1Bias(layer: layer), elements: neurons)
-            fc2Bias = slots.vector(tensors.fc2Bias(layer: layer))
-            attentionNormWeight = slots.vector(tensors.attentionLayerNorm(.weight, layer: layer))
-            attentionNormBias = slots.vector(tensors.attentionLayerNorm(.bias, layer: layer))
-            mlpNormWeight = slots.vector(tensors.mlpLayerNorm(.weight, layer: layer))
-            mlpNormBias = slots.vector(tensors.mlpLayerNorm(.bias, layer: layer))
-        }
-    }
 }

@@ -1,3 +1,5 @@
+import CUDA
+import HostRuntime
 import SystemPackage
 
 /// What stands between a folder and a running model, in a sentence that says what to do.
@@ -7,6 +9,8 @@ public struct ModelError: Error, Sendable, CustomStringConvertible {
         case invalidConfiguration
         case checkpoint
         case outOfMemory
+        case gpu
+        case offload
     }
 
     public let code: Code
@@ -17,5 +21,19 @@ public struct ModelError: Error, Sendable, CustomStringConvertible {
         self.code = code
         self.file = file
         self.description = description
+    }
+
+    init(_ error: CUDAError) {
+        self.init(error.code == .outOfMemory ? .outOfMemory : .gpu, error.description)
+    }
+
+    /// What stopped a step of loading.
+    init(loading error: any Error) {
+        switch error {
+        case let error as ModelError: self = error
+        case let error as CUDAError: self.init(error)
+        case let error as HostMemoryError: self.init(.outOfMemory, error.description)
+        default: self.init(.gpu, "\(error)")
+        }
     }
 }

@@ -1,3 +1,5 @@
+import Placement
+
 /// The architecture of one OPT model, as its `config.json` says it.
 public struct OPTConfiguration: Sendable, Hashable {
     public enum Activation: String, Sendable {
@@ -35,6 +37,23 @@ public struct OPTConfiguration: Sendable, Hashable {
     public var hasEmbeddingProjections: Bool { embeddingSize != hiddenSize }
     /// Queries are scaled by it after their bias.
     public var queryScale: Float { 1 / Float(headDimension).squareRoot() }
+
+    /// The position table in fp16, in bytes: a step looks rows up and does not read it.
+    public var positionTableByteCount: Int { (maximumPositions + Self.positionOffset) * hiddenSize * 2 }
+
+    /// The sizes that placing needs.
+    public var shape: ModelShape {
+        var shape = ModelShape(
+            layerCount: layerCount, headCount: headCount, headDimension: headDimension,
+            hiddenSize: hiddenSize,
+            feedForwardSize: feedForwardSize, vocabularySize: vocabularySize)
+        shape.embeddingSize = embeddingSize
+        shape.positionRowCount = maximumPositions + Self.positionOffset
+        shape.hasBiases = hasBiases
+        shape.hasAffineLayerNorms = hasAffineLayerNorms
+        shape.hasFinalLayerNorm = hasFinalLayerNorm
+        return shape
+    }
 
     /// The floating-point operations of one prompt's prefill: two for each weight and token, the causal half of
     /// attention, and the logits of the last position.

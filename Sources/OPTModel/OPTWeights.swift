@@ -57,11 +57,4 @@ public final class OPTWeights: Sendable {
         [UnsafeRawBufferPointer(start: embedding.buffer.baseAddress, count: embedding.buffer.byteCount)]
             + layers.map { UnsafeRawBufferPointer(start: $0.buffer.baseAddress, count: $0.buffer.byteCount) }
     }
-
-    /// The weight bytes that one decode step reads: all but the embedding rows that it does not look up.
-    public var byteCountPerToken: Int {
-        byteCount
-            - (configuration.maximumPositions + OPTConfiguration.positionOffset) * configuration.hiddenSize
-            * 2
-    }
 }

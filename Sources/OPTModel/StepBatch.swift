@@ -26,6 +26,7 @@ public final class StepBatch: @unchecked Sendable {  // written between steps, r
     let segments: UnsafeMutablePointer<Segment>
     /// The row whose logits go to logits row i.
     let logitsRows: UnsafeMutablePointer<Int32>
+    private let choices: UnsafeMutablePointer<TokenChoice?>
 
     public init(rowCapacity: Int, segmentCapacity: Int) {
         self.rowCapacity = rowCapacity
@@ -34,6 +35,8 @@ public final class StepBatch: @unchecked Sendable {  // written between steps, r
         positions = .allocate(capacity: rowCapacity)
         segments = .allocate(capacity: segmentCapacity)
         logitsRows = .allocate(capacity: segmentCapacity)
+        choices = .allocate(capacity: segmentCapacity)
+        choices.initialize(repeating: nil, count: segmentCapacity)
     }
 
     deinit {
@@ -41,9 +44,14 @@ public final class StepBatch: @unchecked Sendable {  // written between steps, r
         positions.deallocate()
         segments.deallocate()
         logitsRows.deallocate()
+        choices.deallocate()
     }
 
-    public var freeRowCount: Int { rowCapacity - rowCount }
+    /// The rows that still fit; none where there is no room for a further segment.
+    public var freeRowCount: Int { segmentCount == segmentCapacity ? 0 : rowCapacity - rowCount }
+
+    /// How the lane is to choose a segment's token; nil where its logits are wanted.
+    func choice(segment index: Int) -> TokenChoice? { choices[index] }
 
     public func removeAll() {
         rowCount = 0
@@ -52,10 +60,13 @@ public final class StepBatch: @unchecked Sendable {  // written between steps, r
     }
 
     /// Adds the tokens that follow `firstPosition` positions of `sequence`.
+    ///
+    /// A lane that can chooses the next token as `choice` says, instead of giving its logits.
     /// - Returns: the row of the logits that belongs to the last token, where they are wanted.
     @discardableResult
     public func append(
-        _ newTokens: UnsafeBufferPointer<Int32>, sequence: Int, firstPosition: Int, wantsLogits: Bool
+        _ newTokens: UnsafeBufferPointer<Int32>, sequence: Int, firstPosition: Int, wantsLogits: Bool,
+        choice: TokenChoice? = nil
     ) -> Int? {
         precondition(
             newTokens.count <= freeRowCount && segmentCount < segmentCapacity,
@@ -68,6 +79,7 @@ public final class StepBatch: @unchecked Sendable {  // written between steps, r
         segments[segmentCount] = Segment(
             sequence: sequence, firstRow: rowCount, rowCount: newTokens.count, firstPosition: firstPosition,
             logitsRow: logitsRow)
+        choices[segmentCount] = choice
         segmentCount += 1
         rowCount += newTokens.count
         if !wantsLogits { return nil }

@@ -39,9 +39,14 @@ final class WeightLoader<Source: TensorSource>: WorkerTask, @unchecked Sendable 
 
     /// Adds what `slots` say to the work; `buffer` must outlive the loading.
     func add(_ slots: [TensorSlot], to buffer: borrowing HostBuffer) {
-        buffers.append((buffer.baseAddress, buffer.byteCount))
+        add(slots, to: buffer.baseAddress, byteCount: buffer.byteCount)
+    }
+
+    /// Adds what `slots` say to the work; the memory must outlive the loading.
+    func add(_ slots: [TensorSlot], to base: UnsafeMutableRawPointer, byteCount: Int) {
+        buffers.append((base, byteCount))
         totalByteCount += slots.reduce(0) { $0 + $1.byteCount }
-        for slot in slots {
+        for slot in slots where slot.byteCount > 0 {
             let rowByteCount = max(1, slot.byteCount / slot.rows.count)
             // Turned over, a band's rows become columns: whole cache lines of them.
             let unit = slot.layout == .transposed ? 32 : 1
@@ -50,7 +55,7 @@ final class WeightLoader<Source: TensorSource>: WorkerTask, @unchecked Sendable 
                 pieces.append(
                     Piece(
                         slot: slot, rows: lower..<min(lower + step, slot.rows.upperBound),
-                        base: buffer.baseAddress + slot.byteOffset))
+                        base: base + slot.byteOffset))
             }
         }
     }

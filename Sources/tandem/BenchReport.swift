@@ -1,28 +1,6 @@
 import Engine
+import FoundationEssentials
 import OPTModel
-
-/// What the machine sustained, measured in the run that it is compared with.
-struct MachineLimits: Codable {
-    /// A plain loop over the weights, in the order of memory.
-    var readBytesPerSecond: Double
-    /// Several streams side by side.
-    var fastestReadBytesPerSecond: Double
-    var multiplyAddOperationsPerSecond: Double
-    var barrierSeconds: Double
-}
-
-extension MachineLimits {
-    init(medianOf samples: [MachineLimits]) {
-        func median(_ value: (MachineLimits) -> Double) -> Double {
-            samples.map(value).sorted()[samples.count / 2]
-        }
-        self.init(
-            readBytesPerSecond: median(\.readBytesPerSecond),
-            fastestReadBytesPerSecond: median(\.fastestReadBytesPerSecond),
-            multiplyAddOperationsPerSecond: median(\.multiplyAddOperationsPerSecond),
-            barrierSeconds: median(\.barrierSeconds))
-    }
-}
 
 /// FlexGen's report, and what it lacks: times per token, bytes moved, and how near to its limits the machine was.
 struct BenchReport: Codable {
@@ -54,13 +32,14 @@ struct BenchReport: Codable {
     var weightBytesPerStep: Int
     var keyValueBytesPerStep: Int
     var limits: MachineLimits
-    var decodeBytesPerSecond: Double?
+    /// What a decode step moves, by resource.
+    var resources: [ResourceUse]
     var prefillOperationsPerSecond: Double
-
-    /// Bytes a second in decode over the plain read loop's.
-    var decodeShareOfReadRate: Double? { decodeBytesPerSecond.map { $0 / limits.readBytesPerSecond } }
-    /// Operations a second in prefill over the peak.
-    var prefillShareOfPeak: Double { prefillOperationsPerSecond / limits.multiplyAddOperationsPerSecond }
+    /// The GPU, where it computes.
+    var gpu: String?
+    var peakGPUMemoryBytes: Int?
+    /// Where everything lies, asked and got; empty where the CPU computes alone.
+    var placement: [String]
 
     init(
         engine: Engine, generation: GenerationReport, promptLength: Int, generationLength: Int,
@@ -94,8 +73,31 @@ struct BenchReport: Codable {
         weightBytesPerStep = engine.weightByteCountPerToken
         keyValueBytesPerStep = steps.isEmpty ? 0 : generation.keyValueReadByteCount / steps.count
         self.limits = limits
-        decodeBytesPerSecond =
-            steps.isEmpty ? nil : Double(weightBytesPerStep + keyValueBytesPerStep) / meanStep
+        let stepBytes = weightBytesPerStep + keyValueBytesPerStep
+        gpu = engine.gpuName
+        peakGPUMemoryBytes = engine.usedGPUByteCount
+        placement = engine.placement?.reportLines ?? []
+        if let placement = engine.placement {
+            let fromCPU = placement.streamedByteCount(from: .cpu)
+            let fromDisk = placement.streamedByteCount(from: .disk)
+            resources = [
+                ResourceUse(
+                    "GPU memory", bytesPerStep: stepBytes, stepSeconds: meanStep,
+                    sustained: limits.gpuReadBytesPerSecond),
+                ResourceUse(
+                    "PCIe to the GPU", bytesPerStep: fromCPU + fromDisk, stepSeconds: meanStep,
+                    sustained: limits.uploadBytesPerSecond),
+                ResourceUse(
+                    "disk", bytesPerStep: fromDisk, stepSeconds: meanStep,
+                    sustained: limits.diskReadBytesPerSecond),
+            ].compactMap { $0 }
+        } else {
+            resources = [
+                ResourceUse(
+                    "CPU memory", bytesPerStep: stepBytes, stepSeconds: meanStep,
+                    sustained: limits.readBytesPerSecond)
+            ].compactMap { $0 }
+        }
         prefillOperationsPerSecond =
             configuration.prefillOperationCount(promptLength: promptLength) * Double(batchSize)
             / prefillSeconds
@@ -106,22 +108,24 @@ struct BenchReport: Codable {
             (Double(count) / Double(1 << 30)).formatted(decimals: 3) + " GiB"
         }
         func percent(_ share: Double) -> String { (share * 100).formatted(decimals: 1) + " %" }
-        var lines = [
-            "model \(model): \(gigabytes(modelBytes))   cache: \(gigabytes(cacheBytes))   "
-                + "hidden (prefill): \(gigabytes(hiddenBytes))",
-            "batch \(batchSize), prompt \(promptLength), generate \(generationLength); \(threads) threads, "
-                + instructionSet,
-            "peak CPU memory: \(peakMemoryBytes.map(gigabytes) ?? "unknown")   peak GPU memory: 0.000 GiB",
-            "loading: \(loadingSeconds.formatted(decimals: 3)) s "
-                + "(\((Double(modelBytes) / loadingSeconds / 1e9).formatted(decimals: 2)) GB/s)",
-            "prefill latency: \(prefillSeconds.formatted(decimals: 3)) s   "
-                + "prefill throughput: \(prefillTokensPerSecond.formatted(decimals: 3)) token/s",
-            "decode latency: \(decodeSeconds.formatted(decimals: 3)) s   "
-                + "decode throughput: \(decodeTokensPerSecond.formatted(decimals: 3)) token/s",
-            "total latency: \(totalSeconds.formatted(decimals: 3)) s   "
-                + "total throughput: \(totalTokensPerSecond.formatted(decimals: 3)) token/s",
-            "time to first token: \((prefillSeconds * 1e3).formatted(decimals: 1)) ms",
-        ]
+        var lines =
+            placement + [
+                "model \(model): \(gigabytes(modelBytes))   cache: \(gigabytes(cacheBytes))   "
+                    + "hidden (prefill): \(gigabytes(hiddenBytes))",
+                "batch \(batchSize), prompt \(promptLength), generate \(generationLength); "
+                    + (gpu ?? "\(threads) threads, \(instructionSet)"),
+                "peak CPU memory: \(peakMemoryBytes.map(gigabytes) ?? "unknown")   "
+                    + "peak GPU memory: \(gigabytes(peakGPUMemoryBytes ?? 0))",
+                "loading: \(loadingSeconds.formatted(decimals: 3)) s "
+                    + "(\((Double(modelBytes) / loadingSeconds / 1e9).formatted(decimals: 2)) GB/s)",
+                "prefill latency: \(prefillSeconds.formatted(decimals: 3)) s   "
+                    + "prefill throughput: \(prefillTokensPerSecond.formatted(decimals: 3)) token/s",
+                "decode latency: \(decodeSeconds.formatted(decimals: 3)) s   "
+                    + "decode throughput: \(decodeTokensPerSecond.formatted(decimals: 3)) token/s",
+                "total latency: \(totalSeconds.formatted(decimals: 3)) s   "
+                    + "total throughput: \(totalTokensPerSecond.formatted(decimals: 3)) token/s",
+                "time to first token: \((prefillSeconds * 1e3).formatted(decimals: 1)) ms",
+            ]
         if let stepMillisecondsP50, let stepMillisecondsP99 {
             lines.append(
                 "per token: p50 \(stepMillisecondsP50.formatted(decimals: 2)) ms   "
@@ -130,21 +134,32 @@ struct BenchReport: Codable {
         if measuredSteps < generationLength - 1 {
             lines.append("projected from \(measuredSteps) of \(generationLength - 1) decode steps")
         }
-        if let decodeBytesPerSecond, let decodeShareOfReadRate {
+        for use in resources {
             lines.append(
-                "decode reads \(((Double(weightBytesPerStep) / 1e9)).formatted(decimals: 3)) GB of weights and "
-                    + "\((Double(keyValueBytesPerStep) / 1e9).formatted(decimals: 3)) GB of cache a step: "
-                    + "\((decodeBytesPerSecond / 1e9).formatted(decimals: 2)) GB/s, "
-                    + "\(percent(decodeShareOfReadRate)) of the plain read loop's "
-                    + "\((limits.readBytesPerSecond / 1e9).formatted(decimals: 2)) GB/s, "
-                    + "\(percent(decodeBytesPerSecond / limits.fastestReadBytesPerSecond)) of the fastest loop's "
-                    + "\((limits.fastestReadBytesPerSecond / 1e9).formatted(decimals: 2)) GB/s")
+                "decode moves \((Double(use.bytesPerStep) / 1e9).formatted(decimals: 3)) GB a step through "
+                    + "\(use.resource): \((use.bytesPerSecond / 1e9).formatted(decimals: 2)) GB/s, "
+                    + "\(percent(use.shareOfSustained)) of the "
+                    + "\((use.sustainedBytesPerSecond / 1e9).formatted(decimals: 2)) GB/s that a plain read loop "
+                    + "sustains")
         }
-        lines.append(
-            "prefill computes \((prefillOperationsPerSecond / 1e9).formatted(decimals: 1)) GFLOP/s, "
-                + "\(percent(prefillShareOfPeak)) of the measured peak of "
-                + "\((limits.multiplyAddOperationsPerSecond / 1e9).formatted(decimals: 1)) GFLOP/s")
-        lines.append("meeting of all threads: \((limits.barrierSeconds * 1e6).formatted(decimals: 2)) µs")
+        if let fastest = limits.fastestReadBytesPerSecond {
+            lines.append("the fastest read loop: \((fastest / 1e9).formatted(decimals: 2)) GB/s")
+        }
+        var prefill = "prefill computes \((prefillOperationsPerSecond / 1e9).formatted(decimals: 1)) GFLOP/s"
+        if let peak = limits.multiplyAddOperationsPerSecond {
+            prefill += ", \(percent(prefillOperationsPerSecond / peak)) of the measured peak of "
+            prefill += "\((peak / 1e9).formatted(decimals: 1)) GFLOP/s"
+        }
+        lines.append(prefill)
+        if let barrier = limits.barrierSeconds {
+            lines.append("meeting of all threads: \((barrier * 1e6).formatted(decimals: 2)) µs")
+        }
         return lines.joined(separator: "\n") + "\n"
+    }
+
+    func json() throws -> String {
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
+        return String(decoding: try encoder.encode(self), as: UTF8.self) + "\n"
     }
 }

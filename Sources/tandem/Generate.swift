@@ -22,6 +22,7 @@ struct Generate: AsyncParsableCommand {
 
     @OptionGroup var input: PromptInput
     @OptionGroup(title: "Model") var modelArguments: ModelArguments
+    @OptionGroup(title: "Placement") var placement: PlacementArguments
     @OptionGroup(title: "Sampling") var sampling: SamplingArguments
 
     @Option(
@@ -48,7 +49,8 @@ struct Generate: AsyncParsableCommand {
     func run() async throws {
         InterruptWatcher.install()
         let prompts = try input.read()
-        let engine = try await modelArguments.load(model, isQuiet: quiet)
+        let engine = try await modelArguments.load(
+            model, options: try placement.engineOptions(modelArguments.engineOptions), isQuiet: quiet)
         let options = sampling.options(over: engine.defaultGenerationOptions)
         let printer = CompletionPrinter(prompts: prompts, echoes: echo, isSilent: json)
         var reports: [GenerationReport] = []
@@ -87,9 +89,10 @@ struct Generate: AsyncParsableCommand {
         let prefill = reports.reduce(0) { $0 + $1.prefillSeconds }
         let decode = reports.reduce(0) { $0 + $1.decodeSeconds }
         let stepCount = reports.reduce(0) { $0 + $1.stepSeconds.count }
-        var line = "\n\(engine.configuration.name), \(engine.threadCount) threads, "
+        let place = engine.gpuName ?? "\(engine.threadCount) threads, \(engine.instructionSet.rawValue)"
+        var line = "\n\(engine.configuration.name), \(place): "
         line +=
-            "\(engine.instructionSet.rawValue): \(prompt) prompt tokens in \(prefill.formatted(decimals: 3)) s"
+            "\(prompt) prompt tokens in \(prefill.formatted(decimals: 3)) s"
         line += ", \(generated) generated in \((prefill + decode).formatted(decimals: 3)) s"
         if stepCount > 0 {
             line += " (\((decode / Double(stepCount) * 1e3).formatted(decimals: 2)) ms/token)"

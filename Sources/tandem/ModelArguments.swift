@@ -19,20 +19,26 @@ struct ModelArguments: ParsableArguments {
             valueName: "folder"))
     var path: String?
 
+    @Option(help: "What computes: cpu, gpu, or auto for the GPU where there is one.")
+    var device = Engine.Processor.automatic
+
     var engineOptions: Engine.Options {
         var options = Engine.Options()
+        options.computesOn = device
         options.threadCount = threads
         options.instructionSet = instructionSet
         return options
     }
 
     /// Loads the model, with a progress bar where standard error is a terminal.
-    func load(_ model: String, defaultPath: String? = nil, isQuiet: Bool) async throws -> Engine {
+    func load(
+        _ model: String, defaultPath: String? = nil, options: Engine.Options, isQuiet: Bool
+    ) async throws -> Engine {
         let reference = try ModelReference(
             model: model, path: path ?? defaultPath, downloadFolders: Self.downloadFolders)
         let bar = ProgressBar(label: "loading \(model)", isVisible: !isQuiet && ProgressBar.isTerminal)
         defer { bar.finish() }
-        return try await Engine.load(reference, options: engineOptions) { bar.update($0, of: $1) }
+        return try await Engine.load(reference, options: options) { bar.update($0, of: $1) }
     }
 
     /// Where Hugging Face's own tools keep what they downloaded.
@@ -46,3 +52,4 @@ struct ModelArguments: ParsableArguments {
 }
 
 extension InstructionSet: ExpressibleByArgument {}
+extension Engine.Processor: ExpressibleByArgument {}

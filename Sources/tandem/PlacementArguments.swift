@@ -1,5 +1,7 @@
 import ArgumentParser
+import Engine
 import Placement
+import SystemPackage
 
 /// Where weights and cache lie, and how they come to the GPU; shared by the sub-commands.
 struct PlacementArguments: ParsableArguments {
@@ -70,5 +72,17 @@ struct PlacementArguments: ParsableArguments {
 
     var computesCacheOnCPU: Bool {
         get throws { try cpuCacheCompute?.isOn("--cpu-cache-compute") ?? false }
+    }
+
+    /// `options` with the placement that was asked for.
+    func engineOptions(_ options: Engine.Options) throws -> Engine.Options {
+        var options = options
+        options.placement = try request
+        options.cacheShares = try cacheShares
+        options.pinsWeights = try pinsWeights
+        options.overlaps = try overlaps
+        options.stagingSlotCount = stagingSlots
+        options.offloadFolder = offloadDir.map { FilePath($0) }
+        return options
     }
 }

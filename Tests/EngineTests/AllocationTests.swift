@@ -15,9 +15,8 @@ import Testing
     {
         let engine = try await Engine.load(.folder(Fixtures.golden("pre-norm/safetensors")))
         let allocations = try await engine.leader.perform {
-            let state = try DecoderState(
-                engine.configuration, capacities: Array(repeating: 100, count: batchSize),
-                pool: engine.decoder.pool)
+            let state = try engine.decoder.makeState(
+                capacities: Array(repeating: 100, count: batchSize))
             var options = GenerationOptions()
             options.temperature = 0.8
             options.topK = 20
@@ -26,22 +25,23 @@ import Testing
             let sampler = Sampler(
                 options, seed: 1, vocabularySize: engine.configuration.vocabularySize,
                 sequenceCount: batchSize, endOfSequence: 2)
-            func step(_ index: Int) {
-                engine.decoder.step(state) { sequence, logits in
+            func step(_ index: Int) throws {
+                try engine.decoder.step(state) { sequence, output in
+                    guard case .logits(let logits) = output else { return }
                     state.nextTokens[sequence] = sampler.next(logits, sequence: sequence, step: index)
                 }
             }
             let isCancelled = Atomic<Bool>(false)
             let prompts = Array(repeating: [2, 5, 7] as [Int32], count: batchSize)
-            _ = engine.decoder.prefill(prompts, state: state, isCancelled: isCancelled) { sequence, _ in
+            _ = try engine.decoder.prefill(prompts, state: state, isCancelled: isCancelled) { sequence, _ in
                 state.nextTokens[sequence] = 9
                 state.isActive[sequence] = true
             }
-            step(0)
+            try step(0)
             // Other tests may allocate on their threads at the same time; a step that does would do so every time.
-            return (0..<8).map { round -> Int64 in
+            return try (0..<8).map { round -> Int64 in
                 tandem_start_counting_allocations()
-                for index in 1...8 { step(8 * round + index) }
+                for index in 1...8 { try step(8 * round + index) }
                 return tandem_stop_counting_allocations()
             }.min()!
         }

@@ -1,6 +1,8 @@
 import CPUKernels
+import CUDA
 import Checkpoints
 import HostRuntime
+import Placement
 import Synchronization
 import SystemPackage
 
@@ -10,7 +12,7 @@ import SystemPackage
 struct LoadedModel {
     let decoder: Decoder
     let pool: WorkerPool
-    var configuration: OPTConfiguration { decoder.weights.configuration }
+    let configuration: OPTConfiguration
 
     struct Result {
         var tokens: [[Int32]]
@@ -32,25 +34,54 @@ struct LoadedModel {
     ) throws {
         pool = WorkerPool(workerCount: workerCount)
         let weights = try OPTWeights(configuration, from: source, pool: pool, kernels: kernels) { _, _ in }
-        decoder = try Decoder(weights, pool: pool, kernels: kernels)
+        decoder = Decoder(try CPULane(weights, pool: pool, kernels: kernels))
+        self.configuration = configuration
     }
 
-    func decodeGreedily(_ prompts: [[Int32]], steps: Int) throws -> Result {
-        let state = try DecoderState(configuration, capacities: prompts.map { $0.count + steps }, pool: pool)
+    /// The model on the GPU, with its weights as `request` has them.
+    init(_ folder: FilePath, onGPU request: PlacementRequest, stagingSlotCount: Int = 4) throws {
+        let context = try Context(device: CUDADriver.load().device())
+        let configuration = try OPTConfiguration(folder: folder)
+        pool = WorkerPool(workerCount: 2)
+        self.configuration = configuration
+        let lane = try GPULane.load(
+            configuration, placement: Placement(configuration.shape, request),
+            from: try CheckpointFiles(folder: folder), pool: pool, kernels: fastestKernels!, context: context,
+            options: GPUWeights.Options(stagingSlotCount: stagingSlotCount, offloadFolder: "/var/tmp")
+        ) { _, _ in }
+        decoder = Decoder(lane)
+    }
+
+    /// - Parameter choosesOnLane: the lane chooses the tokens, and there are no logits.
+    func decodeGreedily(_ prompts: [[Int32]], steps: Int, choosesOnLane: Bool = false) throws -> Result {
+        let state = try decoder.makeState(capacities: prompts.map { $0.count + steps })
         var result = Result(
             tokens: prompts.map { _ in [] }, firstLogits: prompts.map { _ in [] },
             lastLogits: prompts.map { _ in [] })
-        func choose(_ sequence: Int, _ logits: UnsafeMutableBufferPointer<Float>) {
-            let token = Int32(logits.indices.max { logits[$0] < logits[$1] }!)
-            if result.tokens[sequence].isEmpty { result.firstLogits[sequence] = Array(logits) }
-            result.lastLogits[sequence] = Array(logits)
+        func choice(_ sequence: Int) -> TokenChoice? {
+            guard choosesOnLane else { return nil }
+            return TokenChoice(temperature: 0, topK: 0, topP: 1, uniform: 0, forbidden: nil)
+        }
+        func choose(_ sequence: Int, _ output: LaneOutput) {
+            let token: Int32
+            switch output {
+            case .token(let chosen): token = chosen
+            case .logits(let logits):
+                token = Int32(logits.indices.max { logits[$0] < logits[$1] }!)
+                if result.tokens[sequence].isEmpty { result.firstLogits[sequence] = Array(logits) }
+                result.lastLogits[sequence] = Array(logits)
+            }
             result.tokens[sequence].append(token)
             state.nextTokens[sequence] = token
             state.isActive[sequence] = result.tokens[sequence].count < steps
         }
         let isCancelled = Atomic<Bool>(false)
-        precondition(decoder.prefill(prompts, state: state, isCancelled: isCancelled, choose))
-        while (0..<prompts.count).contains(where: { state.isActive[$0] }) { decoder.step(state, choose) }
+        let isComplete = try decoder.prefill(
+            prompts, state: state, isCancelled: isCancelled, choice: choice, choose)
+        precondition(isComplete)
+        while (0..<prompts.count).contains(where: { state.isActive[$0] }) {
+            try decoder.step(state, choice: choice, choose)
+        }
         return result
     }
 }

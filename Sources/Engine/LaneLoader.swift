@@ -1,0 +1,113 @@
+import CPUKernels
+import CUDA
+import Checkpoints
+import FoundationEssentials
+import HostRuntime
+import OPTModel
+import Placement
+import SystemPackage
+
+/// Chooses what computes and where everything lies, makes sure that it fits, and loads the weights there.
+struct LaneLoader {
+    let configuration: OPTConfiguration
+    let pool: WorkerPool
+    let kernels: UnsafePointer<tandem_cpu_kernels>
+    let options: Engine.Options
+    let progress: @Sendable (Int, Int) -> Void
+
+    enum Loaded {
+        case cpu(CPULane, OPTWeights)
+        case gpu(GPULane)
+    }
+
+    func load(from source: some TensorSource) throws -> Loaded {
+        switch options.computesOn {
+        case .cpu:
+            if options.placement != nil || options.cacheShares != nil {
+                throw EngineError(
+                    .invalidOption,
+                    "a placement was asked for, but the CPU is to compute alone; leave one out")
+            }
+            return try loadCPU(source)
+        case .gpu:
+            return .gpu(try loadGPU(source, try makeContext()))
+        case .automatic:
+            let context: Context
+            do {
+                context = try makeContext()
+            } catch {
+                if options.placement != nil || options.cacheShares != nil {
+                    throw EngineError(.noGPU, "a placement was asked for, which needs a GPU: \(error)")
+                }
+                return try loadCPU(source)
+            }
+            return .gpu(try loadGPU(source, context))
+        }
+    }
+
+    private func makeContext() throws(CUDAError) -> Context {
+        try Context(device: CUDADriver.load().device())
+    }
+
+    // MARK: CPU
+
+    private func loadCPU(_ source: some TensorSource) throws -> Loaded {
+        let needed = OPTWeights.byteCount(configuration)
+        if let available = HostMemory.availableByteCount, needed > available {
+            throw EngineError(
+                .outOfMemory,
+                "the weights of \(configuration.name) take \(gibibytes(needed)) in CPU memory, and "
+                    + "\(gibibytes(available)) are free; use a smaller model, or close other programs")
+        }
+        let weights = try OPTWeights(
+            configuration, from: source, pool: pool, kernels: kernels, progress: progress)
+        return .cpu(try CPULane(weights, pool: pool, kernels: kernels), weights)
+    }
+
+    // MARK: GPU
+
+    private func loadGPU(_ source: some TensorSource, _ context: Context) throws -> GPULane {
+        let shape = configuration.shape
+        let folder = options.offloadFolder ?? Self.defaultOffloadFolder
+        let budget = MemoryBudget(
+            gpuByteCount: max(0, try context.freeByteCount - Self.reservedGPUByteCount),
+            cpuByteCount: HostMemory.availableByteCount ?? .max,
+            diskByteCount: OffloadFile.availableByteCount(in: folder) ?? .max)
+        let working = GPULane.workingMemory(
+            configuration, positionCount: options.expectedPositionCount ?? configuration.maximumPositions,
+            stagingSlotCount: slotCount)
+        let placement: Placement
+        if let request = options.placement {
+            placement = Placement(shape, request)
+            try budget.check(placement, working)
+        } else {
+            placement = try Placement.fitting(shape, budget, working, cache: options.cacheShares)
+        }
+        guard placement.cacheHeads.gpu.count == configuration.headCount else {
+            throw EngineError(
+                .invalidOption,
+                "the cache is to lie elsewhere than on the GPU, which is not there yet; give --cache-percent 100 0"
+            )
+        }
+        return try GPULane.load(
+            configuration, placement: placement, from: source, pool: pool, kernels: kernels, context: context,
+            options: GPUWeights.Options(
+                pinsWeights: options.pinsWeights, stagingSlotCount: slotCount, offloadFolder: folder),
+            progress: progress)
+    }
+
+    /// With one slot, a copy waits until the last block was used, and computing until the copy is there.
+    private var slotCount: Int { options.overlaps ? options.stagingSlotCount : 1 }
+
+    /// Left to the driver for what it needs itself.
+    private static let reservedGPUByteCount = 256 << 20
+
+    private static var defaultOffloadFolder: FilePath {
+        let environment = ProcessInfo.processInfo.environment
+        if let cache = environment["XDG_CACHE_HOME"], !cache.isEmpty {
+            return FilePath(cache).appending("tandem")
+        }
+        if let home = environment["HOME"] { return FilePath(home).appending(".cache/tandem") }
+        return "/var/tmp/tandem"
+    }
+}

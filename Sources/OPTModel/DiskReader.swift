@@ -1,0 +1,174 @@
+import CUDA
+import Glibc
+import HostRuntime
+
+/// Reads the blocks of an offload file ahead of their use, again and again in the same order, into pinned buffers.
+///
+/// Several threads read pieces of a block side by side, as disks serve several requests faster than one.
+final class DiskReader: @unchecked Sendable {  // what the threads share is guarded by `mutex`
+    struct Block: Sendable {
+        var fileOffset: Int
+        var byteCount: Int
+    }
+
+    private let blocks: [Block]
+    private let file: OffloadFile
+    private let buffers: [ReadBuffer]
+    private let context: Context
+    private let mutex: UnsafeMutablePointer<pthread_mutex_t>
+    private let changed: UnsafeMutablePointer<pthread_cond_t>
+    private var threads: [pthread_t] = []
+
+    // Counted over all rounds: block n of them is blocks[n % blocks.count] and goes to buffer n % buffers.count.
+    private var asked = 0  // blocks whose pieces have all been handed out
+    private var askedByteCount = 0  // of the block after them
+    private var unreadByteCounts: [Int]
+    private var taken = 0
+    private var returned = 0
+    private var isStopping = false
+    private var failure: ModelError?
+
+    private static let pieceByteCount = 16 << 20
+    static let threadCount = 4
+    static let bufferCount = 3
+
+    init(_ blocks: [Block], file: OffloadFile, context: Context) throws(CUDAError) {
+        self.blocks = blocks
+        self.file = file
+        self.context = context
+        let largest = blocks.map(\.byteCount).max() ?? 0
+        var buffers: [ReadBuffer] = []
+        for _ in 0..<Self.bufferCount { buffers.append(try ReadBuffer(byteCount: largest, context: context)) }
+        self.buffers = buffers
+        unreadByteCounts = Array(repeating: 0, count: Self.bufferCount)
+        mutex = .allocate(capacity: 1)
+        changed = .allocate(capacity: 1)
+        pthread_mutex_init(mutex, nil)
+        pthread_cond_init(changed, nil)
+    }
+
+    deinit {
+        stop()
+        pthread_cond_destroy(changed)
+        pthread_mutex_destroy(mutex)
+        changed.deallocate()
+        mutex.deallocate()
+    }
+
+    func start() {
+        for _ in 0..<Self.threadCount {
+            threads.append(startThread { [unowned self] in readPieces() })
+        }
+    }
+
+    /// Ends the threads; what is being read is read to its end.
+    func stop() {
+        pthread_mutex_lock(mutex)
+        isStopping = true
+        pthread_cond_broadcast(changed)
+        pthread_mutex_unlock(mutex)
+        for thread in threads { pthread_join(thread, nil) }
+        threads = []
+    }
+
+    /// The next block's bytes, as soon as they are there; nil once the reader was stopped.
+    func nextBuffer() throws(ModelError) -> UnsafeRawBufferPointer? {
+        pthread_mutex_lock(mutex)
+        defer { pthread_mutex_unlock(mutex) }
+        let index = taken % buffers.count
+        while !isStopping && failure == nil && !(asked > taken && unreadByteCounts[index] == 0) {
+            pthread_cond_wait(changed, mutex)
+        }
+        if let failure { throw failure }
+        if isStopping { return nil }
+        let byteCount = blocks[taken % blocks.count].byteCount
+        taken += 1
+        return UnsafeRawBufferPointer(start: buffers[index].memory.baseAddress, count: byteCount)
+    }
+
+    /// Gives the buffer that was taken last back, to be read into once `stream` has come this far.
+    func giveBack(on stream: Stream) throws(CUDAError) {
+        try buffers[(taken - 1) % buffers.count].isCopied.record(on: stream)
+        pthread_mutex_lock(mutex)
+        returned += 1
+        pthread_cond_broadcast(changed)
+        pthread_mutex_unlock(mutex)
+    }
+
+    private struct Piece {
+        var fileOffset: Int
+        var bytes: UnsafeMutableRawBufferPointer
+        var buffer: Int
+    }
+
+    private func readPieces() {
+        do {
+            try context.makeCurrent()
+        } catch {
+            fail(ModelError(error))
+            return
+        }
+        while let piece = nextPiece() {
+            if let error = file.read(into: piece.bytes, at: piece.fileOffset) {
+                fail(error)
+                return
+            }
+            pthread_mutex_lock(mutex)
+            unreadByteCounts[piece.buffer] -= piece.bytes.count
+            if unreadByteCounts[piece.buffer] == 0 { pthread_cond_broadcast(changed) }
+            pthread_mutex_unlock(mutex)
+        }
+    }
+
+    private func fail(_ error: ModelError) {
+        pthread_mutex_lock(mutex)
+        failure = failure ?? error
+        pthread_cond_broadcast(changed)
+        pthread_mutex_unlock(mutex)
+    }
+
+    private func nextPiece() -> Piece? {
+        pthread_mutex_lock(mutex)
+        defer { pthread_mutex_unlock(mutex) }
+        while !isStopping && failure == nil && askedByteCount == 0 && asked >= returned + buffers.count {
+            pthread_cond_wait(changed, mutex)
+        }
+        if isStopping || failure != nil { return nil }
+        let block = blocks[asked % blocks.count]
+        let index = asked % buffers.count
+        if askedByteCount == 0 {
+            // The buffer's last copy may be on its way still; it ends within milliseconds.
+            if asked >= buffers.count { try? buffers[index].isCopied.synchronize() }
+            unreadByteCounts[index] = block.byteCount
+        }
+        let count = min(Self.pieceByteCount, block.byteCount - askedByteCount)
+        let piece = Piece(
+            fileOffset: block.fileOffset + askedByteCount,
+            bytes: UnsafeMutableRawBufferPointer(
+                start: buffers[index].memory.baseAddress + askedByteCount, count: count),
+            buffer: index)
+        askedByteCount += count
+        if askedByteCount == block.byteCount {
+            asked += 1
+            askedByteCount = 0
+        }
+        return piece
+    }
+}
+
+/// A pinned buffer that a block is read into, and when the GPU has taken it over.
+private final class ReadBuffer: Sendable {
+    let memory: PinnedBuffer
+    let isCopied: Event
+
+    init(byteCount: Int, context: Context) throws(CUDAError) {
+        do {
+            memory = try PinnedBuffer(try HostBuffer(byteCount: byteCount), context: context)
+        } catch let error as HostMemoryError {
+            throw CUDAError(.outOfMemory, action: "making a read buffer", reason: error.description)
+        } catch {
+            throw error as! CUDAError
+        }
+        isCopied = try Event(context: context, waitsAsleep: true)
+    }
+}

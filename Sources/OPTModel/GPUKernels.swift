@@ -1,0 +1,185 @@
+import CUDA
+import CUDAKernelImage
+
+/// The GPU's operations: which kernel takes which sizes, and how it is launched.
+///
+/// Launches go to the stream in order and return at once. `isProgrammatic` lets a kernel start before the one in front
+/// of it has ended; it is left out where the weights are streamed, so that nothing of a staging slot is read early.
+final class GPUKernels: Sendable {
+    let multiprocessorCount: Int
+
+    private let embedKernel, layerNormKernel, sampleKernel, waitKernel, signalKernel,
+        readKernel: KernelFunction
+    private let storeKernels, decodeKernels, prefillKernels: HeadDimensionKernels
+    private let linearKernels, linearTransposedKernels: FewRowsKernels
+    private let gemmKernels: GEMMKernels
+
+    init(_ module: Module, multiprocessorCount: Int) throws(CUDAError) {
+        self.multiprocessorCount = multiprocessorCount
+        embedKernel = try module.function(named: "tandem_kernel_embed")
+        layerNormKernel = try module.function(named: "tandem_kernel_layer_norm")
+        sampleKernel = try module.function(named: "tandem_kernel_sample")
+        waitKernel = try module.function(named: "tandem_kernel_wait")
+        signalKernel = try module.function(named: "tandem_kernel_signal")
+        readKernel = try module.function(named: "tandem_kernel_read")
+        storeKernels = try HeadDimensionKernels(module, "tandem_kernel_store_keys_values")
+        decodeKernels = try HeadDimensionKernels(module, "tandem_kernel_attention_decode")
+        prefillKernels = try HeadDimensionKernels(module, "tandem_kernel_attention_prefill")
+        linearKernels = try FewRowsKernels(module, "tandem_kernel_linear")
+        linearTransposedKernels = try FewRowsKernels(module, "tandem_kernel_linear_transposed")
+        gemmKernels = try GEMMKernels(module, multiprocessorCount: multiprocessorCount)
+        for dimension in HeadDimensionKernels.dimensions {
+            try prefillKernels[dimension].setMaxDynamicSharedByteCount(
+                Self.prefillSharedByteCount(headDimension: dimension))
+        }
+        for kernel in linearKernels.byRowTiles {
+            try kernel.setMaxDynamicSharedByteCount(Self.linearSumsByteCount)
+        }
+    }
+
+    func embed(_ a: tandem_gpu_embed, rowCount: Int, on stream: Stream) throws(CUDAError) {
+        try stream.launch(embedKernel, grid: (rowCount, 1, 1), block: 256, arguments: a)
+    }
+
+    func layerNorm(_ a: tandem_gpu_layer_norm, rowCount: Int, on stream: Stream) throws(CUDAError) {
+        precondition(a.hidden <= 12288 || a.normalize == 0, "GPUKernels: hidden size \(a.hidden)")
+        try stream.launch(
+            layerNormKernel, grid: (rowCount, 1, 1), block: 256, isProgrammatic: true, arguments: a)
+    }
+
+    /// x · Wᵀ for any number of rows, W [outputs, inputs].
+    func linear(_ a: tandem_gpu_linear, on stream: Stream) throws(CUDAError) {
+        if a.outputs == 0 { return }
+        guard a.inputs % 8 == 0 && a.x_stride % 8 == 0 else {
+            try stream.launch(
+                linearKernels.anySize, grid: (divideUp(Int(a.outputs), 8), 1, 1), block: 256, arguments: a)
+            return
+        }
+        let tiles = divideUp(Int(a.rows), 8)
+        try stream.launch(
+            linearKernels.byRowTiles[tiles - 1],
+            grid: (min(divideUp(Int(a.outputs), 16), multiprocessorCount), 1, 1),
+            block: tiles == 1 ? 768 : 256, sharedByteCount: Self.linearSumsByteCount,
+            isProgrammatic: a.is_resident != 0, arguments: a)
+    }
+
+    /// residual += x · W, W [inputs, outputs], for few rows. `splitCount` of the arguments is chosen here.
+    func linearTransposed(_ a: tandem_gpu_linear_transposed, on stream: Stream) throws(CUDAError) {
+        if a.inputs == 0 { return }
+        guard a.outputs % 8 == 0 && a.inputs % 4 == 0 && a.x_stride % 4 == 0 else {
+            try stream.launch(
+                linearTransposedKernels.anySize, grid: (divideUp(Int(a.outputs), 256), Int(a.rows), 1),
+                block: 256, arguments: a)
+            return
+        }
+        var a = a
+        let outputTiles = divideUp(Int(a.outputs), 64)
+        let splits = splitCount(outputTiles: outputTiles, inputs: Int(a.inputs))
+        a.split_count = UInt32(splits)
+        let rowTiles = divideUp(Int(a.rows), 8)
+        try stream.launch(
+            linearTransposedKernels.byRowTiles[rowTiles - 1], grid: (outputTiles, splits, 1),
+            block: rowTiles == 1 ? 512 : 256, isProgrammatic: a.is_resident != 0, arguments: a)
+    }
+
+    func gemm(_ a: tandem_gpu_gemm, on stream: Stream) throws(CUDAError) {
+        if a.outputs == 0 || a.inputs == 0 { return }
+        try gemmKernels.launch(a, on: stream)
+    }
+
+    func storeKeysValues(_ a: tandem_gpu_store_keys_values, rowCount: Int, on stream: Stream)
+        throws(CUDAError)
+    {
+        try stream.launch(
+            storeKernels[Int(a.head_dimension)], grid: (rowCount, 1, 1), block: 256, arguments: a)
+    }
+
+    func attentionDecode(_ a: tandem_gpu_attention_decode, on stream: Stream) throws(CUDAError) {
+        try stream.launch(
+            decodeKernels[Int(a.head_dimension)], grid: (Int(a.part_count), Int(a.heads), Int(a.row_count)),
+            block: 256, isProgrammatic: true, arguments: a)
+    }
+
+    func attentionPrefill(
+        _ a: tandem_gpu_attention_prefill, longestSegment: Int, on stream: Stream
+    ) throws(CUDAError) {
+        let queryTiles = divideUp(longestSegment, Int(TANDEM_GPU_ATTENTION_QUERIES))
+        try stream.launch(
+            prefillKernels[Int(a.head_dimension)], grid: (queryTiles, Int(a.heads), Int(a.segment_count)),
+            block: 128, sharedByteCount: Self.prefillSharedByteCount(headDimension: Int(a.head_dimension)),
+            isProgrammatic: true, arguments: a)
+    }
+
+    func sample(_ a: tandem_gpu_sample, on stream: Stream) throws(CUDAError) {
+        try stream.launch(
+            sampleKernel, grid: (Int(a.rows), 1, 1), block: 1024, isProgrammatic: true, arguments: a)
+    }
+
+    /// Lets the stream wait until *flag is `value`, for `timeoutSeconds` at most.
+    func wait(
+        flag: UInt64, value: UInt32, failure: UInt64, timeoutSeconds: Double, on stream: Stream
+    ) throws(CUDAError) {
+        try stream.launch(
+            waitKernel, grid: (1, 1, 1), block: 1,
+            arguments: tandem_gpu_wait(
+                flag: flag, failure: failure, value: value,
+                timeout_nanoseconds: UInt64(timeoutSeconds * 1e9)))
+    }
+
+    /// Sets *flag to `value` when everything in front has run, then *notice to `noticeValue`.
+    func signal(
+        flag: UInt64, value: UInt32, notice: UInt64 = 0, noticeValue: UInt32 = 0, on stream: Stream
+    ) throws(CUDAError) {
+        try stream.launch(
+            signalKernel, grid: (1, 1, 1), block: 1,
+            arguments: tandem_gpu_signal(
+                flag: flag, notice: notice, value: value, notice_value: noticeValue))
+    }
+
+    /// Reads a range once, with as many blocks as run at the same time.
+    func read(_ bytes: UInt64, byteCount: Int, digest: UInt64, on stream: Stream) throws(CUDAError) {
+        try stream.launch(
+            readKernel, grid: (multiprocessorCount * 4, 1, 1), block: 512,
+            arguments: tandem_gpu_read(bytes: bytes, digest: digest, byte_count: UInt64(byteCount)))
+    }
+
+    /// The parts that the inputs are cut into, so that every multiprocessor has a block and no second round is
+    /// nearly empty.
+    func splitCount(outputTiles: Int, inputs: Int) -> Int {
+        var best = 1
+        var leastCost = Double.infinity
+        for count in 1...Self.mostSplits where count == 1 || inputs / count >= 256 {
+            let rounds = Double(divideUp(outputTiles * count, multiprocessorCount))
+            // A block's share of the inputs, and what a round costs beside it.
+            let cost = rounds / Double(count) + 0.004 * rounds
+            if cost < leastCost {
+                leastCost = cost
+                best = count
+            }
+        }
+        return best
+    }
+
+    /// Two tiles of 64 keys and two of values, as `attention_prefill.cu` says; none in the kernel of other dimensions.
+    private static func prefillSharedByteCount(headDimension: Int) -> Int {
+        HeadDimensionKernels.dimensions.contains(headDimension) ? 4 * 64 * (2 * headDimension + 16) : 0
+    }
+
+    static let mostSplits = 16
+    private static let linearSumsByteCount = 65536
+}
+
+/// A kernel for each number of eight rows, and a plain one for sizes that do not come in 16 bytes.
+private struct FewRowsKernels: Sendable {
+    let byRowTiles: [KernelFunction]
+    let anySize: KernelFunction
+
+    init(_ module: Module, _ name: String) throws(CUDAError) {
+        var kernels: [KernelFunction] = []
+        for tiles in 1...4 { kernels.append(try module.function(named: "\(name)_\(tiles)")) }
+        byRowTiles = kernels
+        anySize = try module.function(named: "\(name)_any")
+    }
+}
+
+func divideUp(_ a: Int, _ b: Int) -> Int { (a + b - 1) / b }

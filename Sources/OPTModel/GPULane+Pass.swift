@@ -1,0 +1,265 @@
+import CUDA
+import CUDAKernelImage
+
+/// A step, kernel by kernel: embedding, the layers, logits, sampling.
+extension GPULane {
+    /// Puts a whole step into the stream, which may be capturing a graph.
+    func enqueue(_ pass: Pass, _ cache: GPUKVCache, _ layout: StepBlock.Layout) throws(CUDAError) {
+        try stream.upload(block.input, to: scratch.step, byteCount: layout.byteCount)
+        try embed(pass, layout)
+        for (index, layer) in weights.layers.enumerated() {
+            try attention(layer, index, pass, cache, layout)
+            try mlp(layer, pass)
+        }
+        if pass.logitsCount > 0 {
+            try logits(pass, layout)
+            try sample(pass, layout)
+        } else if weights.streamer != nil {
+            // Every pass takes the blocks in the same order, so those of the logits are let go unused.
+            for piece in weights.logits {
+                if let index = piece.streamIndex {
+                    try take(index)
+                    try release(index)
+                }
+            }
+        }
+    }
+
+    private func embed(_ pass: Pass, _ layout: StepBlock.Layout) throws(CUDAError) {
+        let isNarrow = weights.projectIn != 0
+        try kernels.embed(
+            tandem_gpu_embed(
+                rows: scratch.step + UInt64(layout.rows), residual: scratch.residual,
+                gathered: isNarrow ? scratch.narrow : 0, hidden: UInt32(configuration.hiddenSize),
+                embedding: UInt32(configuration.embeddingSize)), rowCount: pass.rowCount, on: stream)
+        if isNarrow {
+            try kernels.gemm(
+                tandem_gpu_gemm(
+                    x: scratch.narrow, weights: weights.projectIn, bias: 0, y: 0, residual: scratch.residual,
+                    x_stride: UInt32(configuration.embeddingSize), y_stride: 0, rows: UInt32(pass.rowCount),
+                    inputs: UInt32(configuration.embeddingSize), outputs: UInt32(configuration.hiddenSize),
+                    activation: 0, transposed: 0), on: stream)
+        }
+    }
+
+    // MARK: Blocks of a layer
+
+    private func attention(
+        _ layer: GPULayer, _ index: Int, _ pass: Pass, _ cache: GPUKVCache, _ layout: StepBlock.Layout
+    ) throws(CUDAError) {
+        if configuration.normalizesBefore {
+            try normalize(layer.attentionNorm, pass)
+        } else if index == 0 {
+            try round(pass)
+        }
+        let hidden = configuration.hiddenSize
+        for (number, piece) in layer.attention.enumerated() {
+            if let streamIndex = piece.streamIndex { try take(streamIndex) }
+            let width = piece.heads.count * configuration.headDimension
+            try multiply(
+                x: scratch.normalized, inputs: hidden, piece.qkv, bias: piece.qkvBias, to: scratch.qkv,
+                outputs: 3 * width, activation: 0, isResident: piece.streamIndex == nil, pass)
+            try attend(piece, layer: index, pass, cache, layout)
+            try accumulate(
+                x: scratch.attended, inputs: width, piece.output, bias: number == 0 ? layer.outputBias : 0,
+                isResident: piece.streamIndex == nil, pass)
+            if let streamIndex = piece.streamIndex { try release(streamIndex) }
+        }
+        if !configuration.normalizesBefore { try normalize(layer.attentionNorm, pass, keeps: true) }
+    }
+
+    private func attend(
+        _ piece: AttentionPiece, layer: Int, _ pass: Pass, _ cache: GPUKVCache, _ layout: StepBlock.Layout
+    ) throws(CUDAError) {
+        let rows = scratch.step + UInt64(layout.rows)
+        let heads = UInt32(piece.heads.count)
+        let headDimension = UInt32(configuration.headDimension)
+        if pass.longestSegment == 1 {
+            try kernels.attentionDecode(
+                tandem_gpu_attention_decode(
+                    rows: rows, qkv: scratch.qkv, out: scratch.attended, partials: cache.partials,
+                    counters: scratch.counters, row_count: UInt32(pass.rowCount), heads: heads,
+                    head_dimension: headDimension, layer: UInt32(layer),
+                    first_head: UInt32(piece.heads.lowerBound), cache_heads: UInt32(configuration.headCount),
+                    part_count: UInt32(pass.partCount), scale: configuration.queryScale), on: stream)
+            return
+        }
+        try kernels.storeKeysValues(
+            tandem_gpu_store_keys_values(
+                rows: rows, qkv: scratch.qkv, heads: heads, head_dimension: headDimension,
+                layer: UInt32(layer), first_head: UInt32(piece.heads.lowerBound),
+                cache_heads: UInt32(configuration.headCount)), rowCount: pass.rowCount, on: stream)
+        try kernels.attentionPrefill(
+            tandem_gpu_attention_prefill(
+                rows: rows, segments: scratch.step + UInt64(layout.segments), qkv: scratch.qkv,
+                out: scratch.attended, segment_count: UInt32(pass.segmentCount), heads: heads,
+                head_dimension: headDimension, layer: UInt32(layer),
+                first_head: UInt32(piece.heads.lowerBound), cache_heads: UInt32(configuration.headCount),
+                scale: configuration.queryScale), longestSegment: pass.longestSegment, on: stream)
+    }
+
+    private func mlp(_ layer: GPULayer, _ pass: Pass) throws(CUDAError) {
+        if configuration.normalizesBefore { try normalize(layer.mlpNorm, pass) }
+        for (number, piece) in layer.mlp.enumerated() {
+            if let streamIndex = piece.streamIndex { try take(streamIndex) }
+            let isResident = piece.streamIndex == nil
+            let bias = layer.fc1Bias == 0 ? 0 : layer.fc1Bias + UInt64(piece.neurons.lowerBound * 4)
+            try multiply(
+                x: scratch.normalized, inputs: configuration.hiddenSize, piece.fc1, bias: bias,
+                to: scratch.neurons, outputs: piece.neurons.count, activation: activation,
+                isResident: isResident, pass)
+            try accumulate(
+                x: scratch.neurons, inputs: piece.neurons.count, piece.fc2,
+                bias: number == 0 ? layer.fc2Bias : 0,
+                isResident: isResident, pass)
+            if let streamIndex = piece.streamIndex { try release(streamIndex) }
+        }
+        if !configuration.normalizesBefore { try normalize(layer.mlpNorm, pass, keeps: true) }
+    }
+
+    // MARK: Behind the last layer
+
+    private func logits(_ pass: Pass, _ layout: StepBlock.Layout) throws(CUDAError) {
+        let count = Pass(logitsOf: pass)
+        let indices = scratch.step + UInt64(layout.logitsRows)
+        try kernels.layerNorm(
+            norm(
+                weights.finalNorm, normalizes: configuration.hasFinalLayerNorm, keeps: false,
+                rowIndices: indices),
+            rowCount: count.rowCount, on: stream)
+        var x = scratch.normalized
+        var inputs = configuration.hiddenSize
+        if weights.projectOut != 0 {
+            try multiply(
+                x: x, inputs: inputs, weights.projectOut, bias: 0, to: scratch.narrow,
+                outputs: configuration.embeddingSize, activation: 0, isResident: true, count)
+            x = scratch.narrow
+            inputs = configuration.embeddingSize
+        }
+        for piece in weights.logits {
+            if let streamIndex = piece.streamIndex { try take(streamIndex) }
+            try multiplyToLogits(x: x, inputs: inputs, piece, count)
+            if let streamIndex = piece.streamIndex { try release(streamIndex) }
+        }
+    }
+
+    private func multiplyToLogits(x: UInt64, inputs: Int, _ piece: LogitsPiece, _ pass: Pass)
+        throws(CUDAError)
+    {
+        let vocabularySize = configuration.vocabularySize
+        for first in stride(from: 0, to: pass.rowCount, by: Int(TANDEM_GPU_FEW_ROWS)) {
+            let rows = min(Int(TANDEM_GPU_FEW_ROWS), pass.rowCount - first)
+            try kernels.linear(
+                tandem_gpu_linear(
+                    x: x + UInt64(first * inputs * 2), weights: piece.table, bias: 0,
+                    y: scratch.logits + UInt64((first * vocabularySize + piece.rows.lowerBound) * 4),
+                    x_stride: UInt32(inputs), y_stride: UInt32(vocabularySize), rows: UInt32(rows),
+                    inputs: UInt32(inputs), outputs: UInt32(piece.rows.count), activation: 0, y_is_float: 1,
+                    is_resident: piece.streamIndex == nil ? 1 : 0), on: stream)
+        }
+    }
+
+    private func sample(_ pass: Pass, _ layout: StepBlock.Layout) throws(CUDAError) {
+        try kernels.sample(
+            tandem_gpu_sample(
+                logits: scratch.logits, choices: scratch.step + UInt64(layout.choices),
+                tokens: block.tokensAddress, counter: scratch.counters,
+                step: scratch.step + UInt64(StepBlock.Layout.stepNumber),
+                sequence_number: block.finishedStepAddress, rows: UInt32(pass.logitsCount),
+                vocabulary: UInt32(configuration.vocabularySize)), on: stream)
+    }
+
+    // MARK: Operations
+
+    /// y = activation(x · Wᵀ + bias), W [outputs, inputs].
+    private func multiply(
+        x: UInt64, inputs: Int, _ matrix: UInt64, bias: UInt64, to y: UInt64, outputs: Int,
+        activation: UInt32,
+        isResident: Bool, _ pass: Pass
+    ) throws(CUDAError) {
+        if pass.hasFewRows {
+            try kernels.linear(
+                tandem_gpu_linear(
+                    x: x, weights: matrix, bias: bias, y: y, x_stride: UInt32(inputs),
+                    y_stride: UInt32(outputs),
+                    rows: UInt32(pass.rowCount), inputs: UInt32(inputs), outputs: UInt32(outputs),
+                    activation: activation, y_is_float: 0, is_resident: isResident ? 1 : 0), on: stream)
+        } else {
+            try kernels.gemm(
+                tandem_gpu_gemm(
+                    x: x, weights: matrix, bias: bias, y: y, residual: 0, x_stride: UInt32(inputs),
+                    y_stride: UInt32(outputs), rows: UInt32(pass.rowCount), inputs: UInt32(inputs),
+                    outputs: UInt32(outputs), activation: activation, transposed: 0), on: stream)
+        }
+    }
+
+    /// residual += x · W + bias, W [inputs, hidden].
+    private func accumulate(
+        x: UInt64, inputs: Int, _ matrix: UInt64, bias: UInt64, isResident: Bool, _ pass: Pass
+    ) throws(CUDAError) {
+        let hidden = UInt32(configuration.hiddenSize)
+        if pass.hasFewRows {
+            try kernels.linearTransposed(
+                tandem_gpu_linear_transposed(
+                    x: x, weights: matrix, bias: bias, residual: scratch.residual, partials: scratch.partials,
+                    counters: scratch.counters, x_stride: UInt32(inputs), rows: UInt32(pass.rowCount),
+                    inputs: UInt32(inputs), outputs: hidden, split_count: 0, is_resident: isResident ? 1 : 0),
+                on: stream)
+        } else {
+            try kernels.gemm(
+                tandem_gpu_gemm(
+                    x: x, weights: matrix, bias: bias, y: 0, residual: scratch.residual,
+                    x_stride: UInt32(inputs), y_stride: 0, rows: UInt32(pass.rowCount),
+                    inputs: UInt32(inputs),
+                    outputs: hidden, activation: 0, transposed: 1), on: stream)
+        }
+    }
+
+    /// The block's input: the residual stream normalized, in fp16; with `keeps` the residual stream becomes it too.
+    private func normalize(_ norm: GPUNorm, _ pass: Pass, keeps: Bool = false) throws(CUDAError) {
+        try kernels.layerNorm(
+            self.norm(norm, normalizes: true, keeps: keeps, rowIndices: 0), rowCount: pass.rowCount,
+            on: stream)
+    }
+
+    /// The residual stream in fp16, for the first block of a model that normalizes behind its blocks.
+    private func round(_ pass: Pass) throws(CUDAError) {
+        try kernels.layerNorm(
+            norm(GPUNorm(weight: 0, bias: 0), normalizes: false, keeps: false, rowIndices: 0),
+            rowCount: pass.rowCount, on: stream)
+    }
+
+    private func norm(_ norm: GPUNorm, normalizes: Bool, keeps: Bool, rowIndices: UInt64)
+        -> tandem_gpu_layer_norm
+    {
+        tandem_gpu_layer_norm(
+            x: scratch.residual, y: scratch.normalized, weight: norm.weight, bias: norm.bias,
+            row_indices: rowIndices, hidden: UInt32(configuration.hiddenSize), normalize: normalizes ? 1 : 0,
+            keep: keeps ? 1 : 0, epsilon: OPTConfiguration.layerNormEpsilon)
+    }
+
+    private var activation: UInt32 {
+        switch configuration.activation {
+        case .relu: UInt32(TANDEM_GPU_RELU)
+        case .gelu: UInt32(TANDEM_GPU_GELU)
+        }
+    }
+
+    // MARK: Streamed pieces
+
+    /// Lets the stream wait until a block is in its slot.
+    private func take(_ streamIndex: Int) throws(CUDAError) {
+        try kernels.wait(
+            flag: weights.streamer!.flagAddress(ofBlock: streamIndex), value: 1,
+            failure: block.failureAddress,
+            timeoutSeconds: Self.timeoutSeconds, on: stream)
+    }
+
+    /// Lets the slot be written again.
+    private func release(_ streamIndex: Int) throws(CUDAError) {
+        let streamer = weights.streamer!
+        try kernels.signal(
+            flag: streamer.flagAddress(ofBlock: streamIndex), value: 0,
+            notice: streamer.noticeAddress(ofBlock: streamIndex), noticeValue: 1, on: stream)
+    }
+}

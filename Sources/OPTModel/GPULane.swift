@@ -1,0 +1,353 @@
+import CPUKernels
+import CUDA
+import CUDAKernelImage
+import Checkpoints
+import Glibc
+import HostRuntime
+import Placement
+import Synchronization
+import SystemShims
+
+/// The lane that computes on the GPU, with the weights that lie there and those that are streamed to it.
+///
+/// A decode step is one CUDA graph, from the embedding to the chosen tokens, which come back through mapped memory.
+/// Graphs are captured when a number of rows is first met. Prefill puts the same pieces into the stream one by one.
+public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at a time
+    public let weights: GPUWeights
+    let configuration: OPTConfiguration
+    public let context: Context
+    let kernels: GPUKernels
+    let stream: Stream
+    let scratch: GPUScratch
+    let block: StepBlock
+    public let rowCapacity: Int
+    public let segmentCapacity: Int
+    private var logitsCapacity: Int { segmentCapacity }
+
+    private var graphs: [GraphKey: GraphExecutable] = [:]
+    private var stepNumber: UInt32 = 0
+    /// Rows of the tables that lie on disk, read here for a step.
+    private let tableRows: PinnedBuffer
+    private let tableRowStride: Int
+    /// Logits for a sampler on the host, [logits rows, vocabulary].
+    private let hostLogits: PinnedBuffer
+
+    /// What a graph was captured for.
+    private struct GraphKey: Hashable {
+        var rowCount: Int
+        var partCount: Int
+        var cache: ObjectIdentifier
+    }
+
+    /// The most rows of a step: streamed weights are used by as many at once.
+    static let mostRows = 2048
+    /// The most sequences of a step.
+    static let mostSequences = 256
+    /// A wait that takes longer is a fault: no copy of a block takes a minute.
+    static let timeoutSeconds = 60.0
+
+    init(
+        _ weights: GPUWeights, context: Context, rowCapacity: Int = mostRows,
+        logitsCapacity: Int = mostSequences
+    )
+        throws(ModelError)
+    {
+        self.weights = weights
+        self.context = context
+        self.rowCapacity = rowCapacity
+        segmentCapacity = logitsCapacity
+        let configuration = weights.configuration
+        self.configuration = configuration
+        do {
+            let module = try Module(images: KernelImage.all, context: context)
+            kernels = try GPUKernels(module, multiprocessorCount: context.device.multiprocessorCount)
+            stream = try Stream(context: context, priority: .high)
+            scratch = try GPUScratch(
+                configuration, rowCapacity: rowCapacity, logitsCapacity: logitsCapacity,
+                stepByteCount: StepBlock.Layout(rowCapacity: rowCapacity).byteCount, context: context)
+            block = try StepBlock(rowCapacity: rowCapacity, context: context)
+            // A row that lies on disk, with the blocks of the disk around it; two tables.
+            tableRowStride =
+                2 * OffloadFile.alignment
+                + StagedLoaderAlignment.aligned(
+                    max(configuration.hiddenSize, configuration.embeddingSize) * 2)
+            let needsRows = !weights.tokenTable.isMapped || !weights.positionTable.isMapped
+            tableRows = try Self.pinned(needsRows ? 2 * rowCapacity * tableRowStride : 4096, context)
+            hostLogits = try Self.pinned(logitsCapacity * configuration.vocabularySize * 4, context)
+            try stream.fill(scratch.counters, byteCount: GPUScratch.counterCount * 4)
+            try stream.synchronize()
+        } catch {
+            throw ModelError(loading: error)
+        }
+    }
+
+    /// Loads the weights where `placement` puts them and makes the lane that computes with them.
+    ///
+    /// Called on the pool's leader thread, which from then on leads the lane.
+    public static func load(
+        _ configuration: OPTConfiguration, placement: Placement, from source: some TensorSource,
+        pool: WorkerPool,
+        kernels: UnsafePointer<tandem_cpu_kernels>, context: Context, options: GPUWeights.Options,
+        progress: @escaping @Sendable (Int, Int) -> Void
+    ) throws(ModelError) -> GPULane {
+        do {
+            try context.makeCurrent()
+            let weights = try GPUWeights(
+                configuration, placement: placement, from: source, pool: pool, kernels: kernels,
+                context: context,
+                options: options, progress: progress)
+            return try GPULane(weights, context: context)
+        } catch {
+            throw ModelError(loading: error)
+        }
+    }
+
+    /// What a lane needs beside the weights, for sequences with so many positions together.
+    public static func workingMemory(
+        _ configuration: OPTConfiguration, positionCount: Int, stagingSlotCount: Int
+    ) -> WorkingMemory {
+        var working = WorkingMemory()
+        working.cachePositionCount = positionCount
+        working.stagingSlotByteCount = GPUWeights.slotByteCount(configuration.shape)
+        working.stagingSlotCount = stagingSlotCount
+        working.gpuScratchByteCount = GPUScratch.byteCount(
+            configuration, rowCapacity: mostRows, logitsCapacity: mostSequences)
+        working.readBufferByteCount = DiskReader.bufferCount * working.stagingSlotByteCount
+        return working
+    }
+
+    private static func pinned(_ byteCount: Int, _ context: Context) throws -> PinnedBuffer {
+        try PinnedBuffer(try HostBuffer(byteCount: byteCount), context: context)
+    }
+
+    public func makeCache(capacities: [Int]) throws(ModelError) -> any LaneCache {
+        do {
+            return try GPUKVCache(
+                configuration, capacities: capacities, rowCapacity: rowCapacity, context: context)
+        } catch {
+            throw ModelError(error)
+        }
+    }
+
+    public func compute(
+        _ batch: StepBatch, cache: any LaneCache,
+        _ body: (_ segment: StepBatch.Segment, _ output: LaneOutput) -> Void
+    ) throws(ModelError) {
+        if batch.rowCount == 0 { return }
+        precondition(batch.rowCount <= rowCapacity, "GPULane: \(batch.rowCount) rows of \(rowCapacity)")
+        let cache = cache as! GPUKVCache
+        let pass = Pass(batch, cache)
+        do {
+            stepNumber &+= 1
+            let layout = try write(batch, cache, rowCapacity: pass.isDecode ? pass.rowCount : rowCapacity)
+            if pass.isDecode {
+                try graph(for: pass, cache, layout).launch(on: stream)
+            } else {
+                try enqueue(pass, cache, layout)
+            }
+            if pass.logitsCount > 0 { try waitForStep() } else { try waitForStream() }
+            try weights.streamer?.check()
+            try deliver(batch, body)
+        } catch {
+            throw ModelError(loading: error)
+        }
+    }
+
+    // MARK: Results
+
+    private func deliver(
+        _ batch: StepBatch, _ body: (_ segment: StepBatch.Segment, _ output: LaneOutput) -> Void
+    ) throws(CUDAError) {
+        let vocabularySize = configuration.vocabularySize
+        var hasLogits = false
+        for index in 0..<batch.segmentCount {
+            let segment = batch.segments[index]
+            let row = segment.logitsRow
+            if row < 0 { continue }
+            if batch.choice(segment: index) != nil {
+                body(segment, .token(block.tokens[row]))
+                continue
+            }
+            if !hasLogits {
+                try stream.download(
+                    scratch.logits, to: hostLogits.baseAddress,
+                    byteCount: batch.logitsCount * vocabularySize * 4)
+                try stream.synchronize()
+                hasLogits = true
+            }
+            let logits: UnsafeMutablePointer<Float> = hostLogits.pointer()
+            body(
+                segment,
+                .logits(
+                    UnsafeMutableBufferPointer(start: logits + row * vocabularySize, count: vocabularySize)))
+        }
+    }
+
+    /// Polls until the GPU has chosen the step's tokens.
+    private func waitForStep() throws {
+        var polls = 0
+        while block.finishedStep.pointee.load(ordering: .acquiring) != stepNumber {
+            tandem_spin_hint()
+            polls += 1
+            // A kernel that failed never finishes its step: the driver is asked now and then.
+            if polls % 65536 == 0 { try checkProgress() }
+        }
+        try checkFailure()
+    }
+
+    private func waitForStream() throws {
+        while try !stream.isIdle {
+            tandem_spin_hint()
+            try checkFailure()
+        }
+        try checkFailure()
+    }
+
+    private func checkProgress() throws {
+        try weights.streamer?.check()
+        try checkFailure()
+        if try stream.isIdle && block.finishedStep.pointee.load(ordering: .acquiring) != stepNumber {
+            throw ModelError(.gpu, "the GPU ended step \(stepNumber) without choosing a token")
+        }
+    }
+
+    private func checkFailure() throws {
+        if block.failure.pointee.load(ordering: .relaxed) == 0 { return }
+        try weights.streamer?.check()
+        throw ModelError(
+            .gpu,
+            "streamed weights did not arrive within \(Int(Self.timeoutSeconds)) s; the GPU gave up waiting")
+    }
+
+    // MARK: The step's input
+
+    /// Writes what the GPU must know of the batch.
+    private func write(_ batch: StepBatch, _ cache: GPUKVCache, rowCapacity: Int) throws -> StepBlock.Layout {
+        let layout = StepBlock.Layout(rowCapacity: rowCapacity)
+        block.pointer(StepBlock.Layout.stepNumber, as: UInt32.self).pointee = stepNumber
+        let rows = block.pointer(layout.rows, as: tandem_gpu_row.self)
+        let choices = block.pointer(layout.choices, as: tandem_gpu_choice.self)
+        let segments = block.pointer(layout.segments, as: tandem_gpu_segment.self)
+        let logitsRows = block.pointer(layout.logitsRows, as: UInt32.self)
+        for index in 0..<batch.segmentCount {
+            let segment = batch.segments[index]
+            segments[index] = tandem_gpu_segment(
+                first_row: UInt32(segment.firstRow), row_count: UInt32(segment.rowCount))
+            for row in segment.firstRow..<segment.firstRow + segment.rowCount {
+                let position = Int(batch.positions[row])
+                rows[row] = tandem_gpu_row(
+                    cache: cache.address(of: segment.sequence),
+                    token_row: try address(weights.tokenTable, row: Int(batch.tokens[row]), place: 2 * row),
+                    position_row: try address(
+                        weights.positionTable, row: position + OPTConfiguration.positionOffset,
+                        place: 2 * row + 1),
+                    capacity: UInt32(cache.capacities[segment.sequence]), position: Int32(position))
+            }
+            if segment.logitsRow >= 0 {
+                logitsRows[segment.logitsRow] = UInt32(batch.logitsRows[segment.logitsRow])
+                choices[segment.logitsRow] = tandem_gpu_choice(batch.choice(segment: index))
+            }
+        }
+        return layout
+    }
+
+    /// Where the GPU finds a row of a table. A row that it cannot read where it lies is put into memory that it can.
+    private func address(_ table: PlacedTable, row: Int, place: Int) throws -> UInt64 {
+        let memory = tableRows.baseAddress
+        let offset = place * tableRowStride
+        switch table.location(ofRow: row) {
+        case .mapped(let address): return address
+        case .host(let pointer):
+            memcpy(memory + offset, pointer, table.rowByteCount)
+            return tableRows.deviceAddress + UInt64(offset)
+        case .disk(let fileOffset):
+            let first = fileOffset / OffloadFile.alignment * OffloadFile.alignment
+            let end = StagedLoaderAlignment.aligned(fileOffset + table.rowByteCount)
+            let aligned = divideUp(offset, OffloadFile.alignment) * OffloadFile.alignment
+            if let error = weights.file!.read(
+                into: UnsafeMutableRawBufferPointer(start: memory + aligned, count: end - first), at: first)
+            {
+                throw error
+            }
+            return tableRows.deviceAddress + UInt64(aligned + fileOffset - first)
+        }
+    }
+
+    // MARK: Graphs
+
+    private func graph(for pass: Pass, _ cache: GPUKVCache, _ layout: StepBlock.Layout) throws
+        -> GraphExecutable
+    {
+        let key = GraphKey(rowCount: pass.rowCount, partCount: pass.partCount, cache: ObjectIdentifier(cache))
+        if let graph = graphs[key] { return graph }
+        // A cache's address is part of its graphs: those of caches that are gone go too.
+        graphs = graphs.filter { $0.key.cache == key.cache }
+        let graph = try Graph(capturing: stream) { () throws(CUDAError) in
+            try enqueue(pass, cache, layout)
+        }.instantiate()
+        try graph.upload(on: stream)
+        graphs[key] = graph
+        return graph
+    }
+}
+
+/// The shape of a step, which decides how it is launched.
+struct Pass {
+    let rowCount: Int
+    let segmentCount: Int
+    let logitsCount: Int
+    let longestSegment: Int
+    let partCount: Int
+
+    init(_ batch: StepBatch, _ cache: GPUKVCache) {
+        rowCount = batch.rowCount
+        segmentCount = batch.segmentCount
+        logitsCount = batch.logitsCount
+        var longest = 0
+        for index in 0..<batch.segmentCount { longest = max(longest, batch.segments[index].rowCount) }
+        longestSegment = longest
+        partCount = GPUKVCache.partCount(positions: cache.longestCapacity)
+    }
+
+    /// The rows whose logits are wanted, as a step of their own.
+    init(logitsOf pass: Pass) {
+        rowCount = pass.logitsCount
+        segmentCount = pass.logitsCount
+        logitsCount = pass.logitsCount
+        longestSegment = 1
+        partCount = pass.partCount
+    }
+
+    /// One row of each sequence, all of whose logits are wanted.
+    var isDecode: Bool { longestSegment == 1 && logitsCount == rowCount && rowCount <= 256 }
+    var hasFewRows: Bool { rowCount <= Int(TANDEM_GPU_FEW_ROWS) }
+}
+
+extension tandem_gpu_choice {
+    /// Greedy where the host chooses: its token is not used then.
+    init(_ choice: TokenChoice?) {
+        self.init(
+            temperature: choice?.temperature ?? 0, top_p: choice?.topP ?? 1, top_k: UInt32(choice?.topK ?? 0),
+            uniform: choice?.uniform ?? 0, forbidden: choice?.forbidden ?? -1, reserved: 0)
+    }
+}
+
+extension PlacedTable {
+    /// Whether the GPU can read every row where it lies.
+    var isMapped: Bool { disk.isEmpty && (host.isEmpty || hostAddress != 0) }
+}
+
+extension KernelImage {
+    /// The compiled kernels, best first.
+    static var all: [KernelImage] {
+        images.map {
+            KernelImage(
+                bytes: $0.bytes, computeCapability: Int($0.compute_capability),
+                isMachineCode: $0.is_machine_code != 0)
+        }
+    }
+
+    private static var images: UnsafeBufferPointer<tandem_cuda_image> {
+        UnsafeBufferPointer(start: tandem_first_cuda_image(), count: Int(tandem_cuda_image_count))
+    }
+}

@@ -1,0 +1,63 @@
+/// A range of a layer's heads as the GPU lane computes it: queries, keys and values, attention, output projection.
+///
+/// Addresses are of GPU memory. A streamed piece's are those of its staging slot, and `streamIndex` is its place in the
+/// order of the stream; a resident piece has none.
+struct AttentionPiece: Sendable {
+    var heads: Range<Int>
+    /// [3, n, hidden]
+    var qkv: UInt64
+    /// [n, hidden]
+    var output: UInt64
+    /// [3, n] in fp32, or 0.
+    var qkvBias: UInt64
+    var streamIndex: Int?
+}
+
+/// A range of a layer's neurons as the GPU lane computes it: fc1, activation, fc2.
+struct MLPPiece: Sendable {
+    var neurons: Range<Int>
+    /// [n, hidden]
+    var fc1: UInt64
+    /// [n, hidden]
+    var fc2: UInt64
+    var streamIndex: Int?
+}
+
+/// A range of the token table's rows, of which the GPU lane makes logits.
+struct LogitsPiece: Sendable {
+    var rows: Range<Int>
+    /// [n, embedding]
+    var table: UInt64
+    var streamIndex: Int?
+}
+
+/// One layer of the GPU lane: its pieces in the order in which they are computed, and the vectors, which are always in
+/// GPU memory. Addresses are 0 where the model has no such vector.
+struct GPULayer: Sendable {
+    var attention: [AttentionPiece]
+    var mlp: [MLPPiece]
+    var attentionNorm: GPUNorm
+    var outputBias: UInt64
+    var mlpNorm: GPUNorm
+    var fc1Bias: UInt64
+    var fc2Bias: UInt64
+}
+
+struct GPUNorm: Sendable {
+    var weight: UInt64
+    var bias: UInt64
+}
+
+/// Bytes that are streamed to a staging slot for one piece.
+struct StreamedBlock: @unchecked Sendable {  // the memory is the weights', read-only once loaded
+    enum Source {
+        /// Runs of host memory, one behind the other in the slot.
+        case host([UnsafeRawBufferPointer])
+        /// The next block of the offload file, in the reader's order.
+        case disk
+    }
+
+    var source: Source
+    var byteCount: Int
+    var slot: Int
+}

@@ -1,0 +1,111 @@
+import CUDA
+import Glibc
+import HostRuntime
+import Synchronization
+import SystemShims
+
+/// Keeps weights on their way to the GPU, over layers and over tokens, through a ring of staging slots.
+///
+/// Weights do not depend on activations, so the order of the blocks is known: a thread asks for one copy after another,
+/// again from the first when all are done, and only the ring's slots hold it back. When a copy has arrived, the copying
+/// stream sets the slot's flag to 1; the computing stream waits for that, uses the slot, sets the flag to 0 and gives
+/// the thread notice. While PCIe is the slower side, every slot but the one in use is free or on its way, and PCIe never
+/// waits for the thread.
+///
+/// The copying stream itself waits for nothing: a call of the driver that waits for all streams, as freeing memory does,
+/// would never return otherwise.
+final class WeightStreamer: @unchecked Sendable {  // its thread alone uses the stream after `start`
+    let blocks: [StreamedBlock]
+    let ring: StagingRing
+
+    private let context: Context
+    private let copies: Stream
+    private let reader: DiskReader?
+    private let isStopping = Atomic<Bool>(false)
+    private let failure = Mutex<ModelError?>(nil)
+    private let thread = Mutex<pthread_t?>(nil)
+
+    init(_ blocks: [StreamedBlock], ring: StagingRing, reader: DiskReader?, context: Context)
+        throws(CUDAError)
+    {
+        self.blocks = blocks
+        self.ring = ring
+        self.reader = reader
+        self.context = context
+        copies = try Stream(context: context)
+        try ring.clearFlags(on: copies)
+        try copies.synchronize()
+    }
+
+    func flagAddress(ofBlock index: Int) -> UInt64 { ring.flagAddress(ofSlot: blocks[index].slot) }
+    func noticeAddress(ofBlock index: Int) -> UInt64 { ring.noticeAddress(ofSlot: blocks[index].slot) }
+
+    func start() {
+        reader?.start()
+        let running = startThread { [unowned self] in
+            do {
+                try context.makeCurrent()
+                try run()
+            } catch {
+                failure.withLock { $0 = ModelError(loading: error) }
+            }
+        }
+        thread.withLock { $0 = running }
+    }
+
+    /// Throws what went wrong on the streaming thread.
+    func check() throws(ModelError) {
+        if let error = failure.withLock({ $0 }) { throw error }
+    }
+
+    deinit {
+        isStopping.store(true, ordering: .relaxed)
+        reader?.stop()
+        if let thread = thread.withLock({ $0 }) { pthread_join(thread, nil) }
+        try? context.makeCurrent()
+        try? copies.synchronize()
+    }
+
+    private func run() throws {
+        var index = 0
+        while waitForSlot(blocks[index].slot) {
+            let block = blocks[index]
+            var address = ring.address(ofSlot: block.slot)
+            switch block.source {
+            case .host(let runs):
+                for run in runs {
+                    try copies.upload(run.baseAddress!, to: address, byteCount: run.count)
+                    address += UInt64(run.count)
+                }
+            case .disk:
+                guard let reader, let buffer = try reader.nextBuffer() else { return }
+                try copies.upload(buffer.baseAddress!, to: address, byteCount: block.byteCount)
+                try reader.giveBack(on: copies)
+            }
+            try copies.write(1, to: ring.flagAddress(ofSlot: block.slot))
+            index = index + 1 == blocks.count ? 0 : index + 1
+        }
+    }
+
+    /// Polls until a slot may be written, ever less often; false where the streamer is to stop.
+    private func waitForSlot(_ slot: Int) -> Bool {
+        let notice = ring.notice(ofSlot: slot)
+        var polls = 0
+        while notice.pointee.load(ordering: .acquiring) == 0 {
+            if isStopping.load(ordering: .relaxed) { return false }
+            polls += 1
+            if polls < Self.pollsBeforeSleep {
+                tandem_spin_hint()
+            } else {
+                usleep(polls < Self.pollsBeforeLongSleep ? 20 : 500)
+            }
+        }
+        notice.pointee.store(0, ordering: .relaxed)
+        return !isStopping.load(ordering: .relaxed)
+    }
+
+    /// Some 20 µs.
+    private static let pollsBeforeSleep = 500
+    /// Then some 100 ms: longer than a block takes.
+    private static let pollsBeforeLongSleep = 2500
+}

@@ -1,0 +1,66 @@
+import Engine
+
+/// What the machine sustained, measured in the run that it is compared with; nil for what the run does not use.
+struct MachineLimits: Codable {
+    /// A plain loop over the weights in CPU memory, in order.
+    var readBytesPerSecond: Double?
+    /// Several streams side by side.
+    var fastestReadBytesPerSecond: Double?
+    var multiplyAddOperationsPerSecond: Double?
+    var barrierSeconds: Double?
+    /// A plain kernel over GPU memory.
+    var gpuReadBytesPerSecond: Double?
+    /// Copies from pinned CPU memory to the GPU.
+    var uploadBytesPerSecond: Double?
+    /// Direct reads of what lies on disk.
+    var diskReadBytesPerSecond: Double?
+}
+
+extension MachineLimits {
+    init(measuredBy profiler: HardwareProfiler) async throws {
+        gpuReadBytesPerSecond = try await profiler.gpuMemoryReadRate()
+        if gpuReadBytesPerSecond != nil {
+            uploadBytesPerSecond = try await profiler.uploadRate()
+            diskReadBytesPerSecond = try await profiler.diskReadRate()
+        } else {
+            readBytesPerSecond = try await profiler.readRate()
+            fastestReadBytesPerSecond = try await profiler.fastestReadRate()
+            multiplyAddOperationsPerSecond = try await profiler.multiplyAddPeak()
+            barrierSeconds = try await profiler.barrierSeconds()
+        }
+    }
+
+    init(medianOf samples: [MachineLimits]) {
+        func median(_ value: (MachineLimits) -> Double?) -> Double? {
+            let values = samples.compactMap(value).sorted()
+            return values.isEmpty ? nil : values[values.count / 2]
+        }
+        self.init(
+            readBytesPerSecond: median(\.readBytesPerSecond),
+            fastestReadBytesPerSecond: median(\.fastestReadBytesPerSecond),
+            multiplyAddOperationsPerSecond: median(\.multiplyAddOperationsPerSecond),
+            barrierSeconds: median(\.barrierSeconds),
+            gpuReadBytesPerSecond: median(\.gpuReadBytesPerSecond),
+            uploadBytesPerSecond: median(\.uploadBytesPerSecond),
+            diskReadBytesPerSecond: median(\.diskReadBytesPerSecond))
+    }
+}
+
+/// How many bytes a decode step moves through a resource, and how near to its limit that is.
+struct ResourceUse: Codable {
+    var resource: String
+    var bytesPerStep: Int
+    var bytesPerSecond: Double
+    var sustainedBytesPerSecond: Double
+    var shareOfSustained: Double
+
+    /// nil where nothing was moved or the limit is not known.
+    init?(_ resource: String, bytesPerStep: Int, stepSeconds: Double, sustained: Double?) {
+        guard bytesPerStep > 0, stepSeconds > 0, let sustained else { return nil }
+        self.resource = resource
+        self.bytesPerStep = bytesPerStep
+        bytesPerSecond = Double(bytesPerStep) / stepSeconds
+        sustainedBytesPerSecond = sustained
+        shareOfSustained = bytesPerSecond / sustained
+    }
+}

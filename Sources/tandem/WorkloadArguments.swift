@@ -1,0 +1,75 @@
+import ArgumentParser
+import Engine
+import FoundationEssentials
+import OPTModel
+
+/// Random prompts of one length, and how much is generated for them; shared by the sub-commands that measure.
+struct WorkloadArguments: ParsableArguments {
+    @Option(help: ArgumentHelp("Tokens of each prompt.", valueName: "count"))
+    var promptLen = 512
+
+    @Option(help: ArgumentHelp("Tokens to generate for each prompt.", valueName: "count"))
+    var genLen = 32
+
+    @Option(
+        help: ArgumentHelp(
+            "Stop after so many tokens and project the report to --gen-len.", valueName: "count"))
+    var cutGenLen: Int?
+
+    @Option(
+        name: [.customLong("gpu-batch-size"), .customLong("batch-size")],
+        help: ArgumentHelp("Prompts at the same time.", valueName: "count"))
+    var batchSize = 1
+
+    @Option(help: "The seed of random prompts.")
+    var seed: UInt64 = 0
+
+    func validate() throws {
+        for (name, value) in [
+            ("--prompt-len", promptLen), ("--gen-len", genLen), ("--gpu-batch-size", batchSize),
+            ("--cut-gen-len", cutGenLen ?? 1),
+        ] where value < 1 {
+            throw ValidationError("\(name) is \(value); give 1 or more")
+        }
+        if let cutGenLen, cutGenLen > genLen {
+            throw ValidationError("--cut-gen-len \(cutGenLen) is more than --gen-len \(genLen)")
+        }
+    }
+
+    /// The positions that all sequences take together.
+    var positionCount: Int { batchSize * (promptLen + genLen) }
+
+    /// Runs the prompts, between measurements of what the machine sustains.
+    func run(on engine: Engine) async throws -> BenchReport {
+        InterruptWatcher.install()
+        var options = GenerationOptions()
+        options.maximumTokens = cutGenLen ?? genLen
+        options.stopsAtEndOfSequence = false
+        options.temperature = 0
+        let prompts = randomPrompts(vocabularySize: engine.configuration.vocabularySize)
+        let profiler = HardwareProfiler(engine)
+        let session = try await engine.makeSession(
+            capacities: Array(repeating: promptLen + genLen, count: batchSize))
+        var samples: [MachineLimits] = []
+        for _ in 0..<3 { samples.append(try await MachineLimits(measuredBy: profiler)) }
+        let generation = try session.generate(tokens: prompts, options: options)
+        InterruptWatcher.onInterrupt { generation.cancel() }
+        for try await _ in generation {}
+        guard let report = generation.report, !InterruptWatcher.wasInterrupted else { throw ExitCode(130) }
+        for _ in 0..<3 { samples.append(try await MachineLimits(measuredBy: profiler)) }
+        return BenchReport(
+            engine: engine, generation: report, promptLength: promptLen, generationLength: genLen,
+            limits: MachineLimits(medianOf: samples))
+    }
+
+    /// Tokens that any vocabulary has, none of them special.
+    private func randomPrompts(vocabularySize: Int) -> [[Int32]] {
+        var state = seed
+        func next() -> Int32 {
+            state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
+            let first = min(4, vocabularySize - 1)
+            return Int32(first + Int(state >> 33) % (vocabularySize - first))
+        }
+        return (0..<batchSize).map { _ in (0..<promptLen).map { _ in next() } }
+    }
+}
