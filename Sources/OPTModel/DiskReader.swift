@@ -48,16 +48,16 @@ final class DiskReader: @unchecked Sendable {  // what the threads share is guar
     }
 
     deinit {
-        stop()
         pthread_cond_destroy(changed)
         pthread_mutex_destroy(mutex)
         changed.deallocate()
         mutex.deallocate()
     }
 
+    /// Begins to read. The threads keep the reader alive until `stop`.
     func start() {
         for _ in 0..<Self.threadCount {
-            threads.append(startThread { [unowned self] in readPieces() })
+            threads.append(startThread { [self] in readPieces() })
         }
     }
 

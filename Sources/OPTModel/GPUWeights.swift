@@ -75,6 +75,8 @@ public final class GPUWeights: @unchecked Sendable {  // read-only once loaded
         hostMemory = builder.hostMemory
         streamer?.start()
     }
+
+    deinit { streamer?.stop() }
 }
 
 /// GPU memory that several hold on to.

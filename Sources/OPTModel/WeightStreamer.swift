@@ -40,9 +40,10 @@ final class WeightStreamer: @unchecked Sendable {  // its thread alone uses the 
     func flagAddress(ofBlock index: Int) -> UInt64 { ring.flagAddress(ofSlot: blocks[index].slot) }
     func noticeAddress(ofBlock index: Int) -> UInt64 { ring.noticeAddress(ofSlot: blocks[index].slot) }
 
+    /// Begins to fill the ring. The thread keeps the streamer alive until `stop`.
     func start() {
         reader?.start()
-        let running = startThread { [unowned self] in
+        let running = startThread { [self] in
             do {
                 try context.makeCurrent()
                 try run()
@@ -58,10 +59,15 @@ final class WeightStreamer: @unchecked Sendable {  // its thread alone uses the 
         if let error = failure.withLock({ $0 }) { throw error }
     }
 
-    deinit {
+    /// Ends the thread and waits for the last copy: after it nothing reads the blocks' memory any more.
+    func stop() {
         isStopping.store(true, ordering: .relaxed)
         reader?.stop()
-        if let thread = thread.withLock({ $0 }) { pthread_join(thread, nil) }
+        let running = thread.withLock { running in
+            defer { running = nil }
+            return running
+        }
+        if let running { pthread_join(running, nil) }
         try? context.makeCurrent()
         try? copies.synchronize()
     }
