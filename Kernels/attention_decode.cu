@@ -169,20 +169,29 @@ __device__ __forceinline__ void attend(const tandem_gpu_attention_decode &a) {
   const uint32_t offset = 8 * min(threadIdx.x % LANES, uint32_t(CHUNKS - 1));
   const uint32_t first = work.first + threadIdx.x / LANES;  // its group's first position
 
+  // What earlier steps have left in the cache is asked for before the kernels in front of this one have
+  // ended.
   uint4 keys[COUNT];
+  const __half *old_keys = work.keys + (size_t(first) * DIMENSION + offset);
+  const __half *old_values = work.values + (size_t(first) * DIMENSION + offset);
 #pragma unroll
   for (int i = 0; i < COUNT; i++) {
-    const uint32_t position = first + i * GROUPS;
-    const bool is_old = position < work.position;
-    const __half *key = is_old ? work.keys + size_t(position) * DIMENSION : work.own_key;
-    keys[i] = load_from_l2(key + offset);
+    keys[i] = make_uint4(0, 0, 0, 0);
+    if (first + i * GROUPS < work.position) keys[i] = load_from_l2(old_keys + i * GROUPS * DIMENSION);
   }
 #pragma unroll
   for (int i = 0; i < COUNT; i++) {
-    const uint32_t position = first + i * GROUPS;
-    const bool is_old = position < work.position;
-    const __half *value = is_old ? work.values + size_t(position) * DIMENSION : work.own_value;
-    copy_in_background(copies + i * THREADS + threadIdx.x, value + offset);
+    if (first + i * GROUPS < work.position) {
+      copy_in_background(copies + i * THREADS + threadIdx.x, old_values + i * GROUPS * DIMENSION);
+    }
+  }
+  wait_for_predecessors();
+#pragma unroll
+  for (int i = 0; i < COUNT; i++) {
+    if (first + i * GROUPS >= work.position) {
+      keys[i] = load_from_l2(work.own_key + offset);
+      copy_in_background(copies + i * THREADS + threadIdx.x, work.own_value + offset);
+    }
   }
   float query[8];
   to_floats(query, load_from_l2(work.query + offset));
@@ -271,7 +280,6 @@ __device__ __forceinline__ void attend(const tandem_gpu_attention_decode &a) {
   extern "C" __global__ void __launch_bounds__(ATTENTION_DECODE_THREADS, 3)                               \
       tandem_kernel_attention_decode_##dimension(const __grid_constant__ tandem_gpu_attention_decode a) { \
     launch_successors();                                                                                  \
-    wait_for_predecessors();                                                                              \
     attention_decode::attend<dimension>(a);                                                               \
   }
 

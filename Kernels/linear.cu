@@ -44,7 +44,50 @@ __device__ __forceinline__ void store(const tandem_gpu_linear &a, uint32_t row, 
   }
 }
 
-template <int ROW_TILES, int WARPS, int TILES, int CHUNKS>
+// The layer norm of the rows into shared memory, [row][stride], by the whole block.
+template <int WARPS>
+__device__ __forceinline__ void normalize(const tandem_gpu_linear &a, __half *normalized, uint32_t stride) {
+  constexpr int THREADS = WARPS * 32, MOST = 12288 / THREADS;
+  __shared__ float partial[2][WARPS];
+  const float *weight = as<const float>(a.norm_weight), *bias = as<const float>(a.norm_bias);
+  for (uint32_t row = 0; row < a.rows; row++) {
+    const float *x = as<const float>(a.residual) + size_t(row) * a.inputs;
+    float values[MOST], sum = 0.0f;
+#pragma unroll
+    for (int n = 0; n < MOST; n++) {
+      const uint32_t i = threadIdx.x + n * THREADS;
+      values[n] = i < a.inputs ? __ldcg(x + i) : 0.0f;
+      sum += values[n];
+    }
+    auto block_sum = [&](float value, float *shared) {
+      value = warp_sum(value);
+      if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = value;
+      __syncthreads();
+      float total = 0.0f;
+#pragma unroll
+      for (int w = 0; w < WARPS; w++) total += shared[w];
+      return total;
+    };
+    const float mean = block_sum(sum, partial[0]) / float(a.inputs);
+    float squares = 0.0f;
+#pragma unroll
+    for (int n = 0; n < MOST; n++) {
+      const float difference = threadIdx.x + n * THREADS < a.inputs ? values[n] - mean : 0.0f;
+      squares += difference * difference;
+    }
+    const float scale = rsqrtf(block_sum(squares, partial[1]) / float(a.inputs) + a.epsilon);
+#pragma unroll
+    for (int n = 0; n < MOST; n++) {
+      const uint32_t i = threadIdx.x + n * THREADS;
+      if (i >= a.inputs) break;
+      const float value = (values[n] - mean) * scale * (weight ? weight[i] : 1.0f) + (bias ? bias[i] : 0.0f);
+      normalized[row * stride + i] = __float2half_rn(value);
+    }
+  }
+  __syncthreads();
+}
+
+template <int ROW_TILES, int WARPS, int TILES, int CHUNKS, bool NORMALIZES>
 __device__ __forceinline__ void linear(const tandem_gpu_linear &a) {
   extern __shared__ float sums[];  // [group][warp][tile][row][output]
   const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
@@ -53,15 +96,16 @@ __device__ __forceinline__ void linear(const tandem_gpu_linear &a) {
   const uint32_t tile_count = (a.outputs + OUTPUTS - 1) / OUTPUTS;
   const uint32_t group_stride = gridDim.x * TILES;
   const __half *weights = as<const __half>(a.weights) + 8 * t;
-  const __half *x = as<const __half>(a.x) + size_t(g) * a.x_stride + 8 * t;
+  const __half *x = as<const __half>(a.x);
+  uint32_t x_stride = a.x_stride;
 
   auto read_weights = [&](Batch<ROW_TILES, TILES, CHUNKS> &batch, uint32_t first_tile, uint32_t chunk) {
 #pragma unroll
     for (int n = 0; n < TILES; n++) {
       const uint32_t tile = first_tile + n * gridDim.x;
       // Outputs behind the last one read the last one's weights, and their sums are thrown away.
-      const uint32_t low = min(tile * OUTPUTS + g, a.outputs - 1),
-                     high = min(tile * OUTPUTS + g + 8, a.outputs - 1);
+      const uint32_t low = min(tile * OUTPUTS + g, a.outputs - 1);
+      const uint32_t high = min(tile * OUTPUTS + g + 8, a.outputs - 1);
 #pragma unroll
       for (int c = 0; c < CHUNKS; c++) {
         const uint32_t input = (chunk + c) * CHUNK;
@@ -76,19 +120,19 @@ __device__ __forceinline__ void linear(const tandem_gpu_linear &a) {
   auto read_activations = [&](Activations<ROW_TILES, CHUNKS> &activations, uint32_t chunk) {
 #pragma unroll
     for (int c = 0; c < CHUNKS; c++) {
-      const uint32_t input = (chunk + c) * CHUNK;
-      const bool is_inside = chunk + c < last && input + 8 * t < a.inputs;
+      const uint32_t input = (chunk + c) * CHUNK + 8 * t;
+      const bool is_inside = chunk + c < last && input < a.inputs;
 #pragma unroll
       for (int r = 0; r < ROW_TILES; r++) {
         activations.rows[c][r] = make_uint4(0, 0, 0, 0);
         if (is_inside && 8 * r + g < a.rows) {
-          activations.rows[c][r] = *reinterpret_cast<const uint4 *>(x + size_t(8 * r) * a.x_stride + input);
+          activations.rows[c][r] = *reinterpret_cast<const uint4 *>(x + size_t(8 * r + g) * x_stride + input);
         }
       }
     }
   };
 
-  // Adds up what the warps have left of the groups before `behind` and writes the results.
+  // Adds up what the warps have left of `group_count` groups from `first_tile` on and writes the results.
   const uint32_t group_size = WARPS * TILES * a.rows * OUTPUTS;
   const uint32_t most_groups = SUMS_BYTES / sizeof(float) / group_size;
   auto finish = [&](uint32_t first_tile, uint32_t group_count) {
@@ -100,29 +144,42 @@ __device__ __forceinline__ void linear(const tandem_gpu_linear &a) {
       if (output >= a.outputs) continue;
       float total = 0.0f;
 #pragma unroll
-      for (int w = 0; w < WARPS; w++)
+      for (int w = 0; w < WARPS; w++) {
         total += sums[group * group_size + w * TILES * a.rows * OUTPUTS + within];
+      }
       store(a, row, output, total);
     }
     __syncthreads();
   };
 
+  // Where the walk through the block's tiles goes from one batch to the next.
+  struct Place {
+    uint32_t tile, chunk;
+  };
+  auto advance = [&](Place place) {
+    return place.chunk + CHUNKS >= last ? Place{place.tile + group_stride, first}
+                                        : Place{place.tile, place.chunk + CHUNKS};
+  };
+
   Batch<ROW_TILES, TILES, CHUNKS> current, next;
   Activations<ROW_TILES, CHUNKS> now, then;
-  uint32_t tile = blockIdx.x, chunk = first, waiting_groups = 0, first_waiting = tile;
-  if (a.is_resident) read_weights(current, tile, first);
-  wait_for_predecessors();
-  if (!a.is_resident) read_weights(current, tile, first);
-  read_activations(now, first);
+  Place place = {blockIdx.x, first}, next_place = advance(place);
+  if (!a.is_resident) wait_for_predecessors();
+  read_weights(current, place.tile, place.chunk);
+  if (next_place.tile < tile_count) read_weights(next, next_place.tile, next_place.chunk);
+  if (a.is_resident) wait_for_predecessors();
+  if constexpr (NORMALIZES) {
+    __half *normalized = reinterpret_cast<__half *>(sums + SUMS_BYTES / sizeof(float));
+    x_stride = (a.inputs + 7) / 8 * 8;
+    normalize<WARPS>(a, normalized, x_stride);
+    x = normalized;
+  }
+  read_activations(now, place.chunk);
+  read_activations(then, next_place.chunk);
+
+  uint32_t waiting_groups = 0, first_waiting = place.tile;
   float sum[TILES][ROW_TILES][4] = {};
-  while (tile < tile_count) {
-    const bool ends_group = chunk + CHUNKS >= last;
-    const uint32_t next_tile = ends_group ? tile + group_stride : tile,
-                   next_chunk = ends_group ? first : chunk + CHUNKS;
-    if (next_tile < tile_count) {
-      read_weights(next, next_tile, next_chunk);
-      read_activations(then, next_chunk);
-    }
+  while (place.tile < tile_count) {
 #pragma unroll
     for (int c = 0; c < CHUNKS; c++) {
 #pragma unroll
@@ -138,7 +195,14 @@ __device__ __forceinline__ void linear(const tandem_gpu_linear &a) {
         }
       }
     }
-    if (ends_group) {
+    current = next;
+    now = then;
+    const Place after_next = advance(next_place);
+    if (after_next.tile < tile_count) {
+      read_weights(next, after_next.tile, after_next.chunk);
+      read_activations(then, after_next.chunk);
+    }
+    if (next_place.tile != place.tile) {
 #pragma unroll
       for (int n = 0; n < TILES; n++) {
 #pragma unroll
@@ -157,34 +221,37 @@ __device__ __forceinline__ void linear(const tandem_gpu_linear &a) {
         }
       }
       waiting_groups++;
-      if (waiting_groups == most_groups || next_tile >= tile_count) {
+      if (waiting_groups == most_groups || next_place.tile >= tile_count) {
         finish(first_waiting, waiting_groups);
         waiting_groups = 0;
-        first_waiting = next_tile;
+        first_waiting = next_place.tile;
       }
     }
-    current = next;
-    now = then;
-    tile = next_tile;
-    chunk = next_chunk;
+    place = next_place;
+    next_place = after_next;
   }
 }
 
 }  // namespace linear_kernel
 
-#define LINEAR(row_tiles, warps, tiles, chunks)                                       \
-  extern "C" __global__ void __launch_bounds__(warps * 32)                            \
-      tandem_kernel_linear_##row_tiles(const __grid_constant__ tandem_gpu_linear a) { \
-    launch_successors();                                                              \
-    linear_kernel::linear<row_tiles, warps, tiles, chunks>(a);                        \
+#define LINEAR(name, row_tiles, warps, tiles, chunks, normalizes)                \
+  extern "C" __global__ void __launch_bounds__(warps * 32)                       \
+      tandem_kernel_linear_##name(const __grid_constant__ tandem_gpu_linear a) { \
+    launch_successors();                                                         \
+    linear_kernel::linear<row_tiles, warps, tiles, chunks, normalizes>(a);       \
   }
 
 // One row at 4096 x 50272: 4.24 TB/s with 24 warps of one tile, 3.91 with 16 of two, 3.99 with 8 of four
 // (H200).
-LINEAR(1, 24, 1, 2)
-LINEAR(2, 8, 4, 2)
-LINEAR(3, 8, 4, 2)
-LINEAR(4, 8, 2, 2)
+LINEAR(1, 1, 24, 1, 2, false)
+LINEAR(2, 2, 8, 4, 2, false)
+LINEAR(3, 3, 8, 4, 2, false)
+LINEAR(4, 4, 8, 2, 2, false)
+
+// x is the layer norm of the residual stream, which every block computes for itself while its first weights
+// are on their way. For one or two rows: a kernel between would take longer. Dynamic shared memory:
+// SUMS_BYTES and two bytes for each input of a row, in multiples of 8 inputs.
+LINEAR(normalized, 1, 24, 1, 2, true)
 
 // Rows of the weights that do not begin at 16 bytes: one warp an output, plainly. Grid: ceil(outputs / 8).
 // Block: 256.

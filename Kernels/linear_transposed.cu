@@ -36,11 +36,38 @@ __device__ __forceinline__ uint32_t word(const uint4 &v, int i) {
   return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
 }
 
-template <int ROW_TILES, int WARPS, int CHUNKS>
+// Adds up the parts of the inputs, one in each block of the cluster, in order; each block some of the
+// outputs.
+__device__ __forceinline__ void join_cluster(const tandem_gpu_linear_transposed &a, const float *own) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;" ::: "memory");
+  const uint32_t address = uint32_t(__cvta_generic_to_shared(own));
+  float *residual = as<float>(a.residual);
+  const uint32_t count = a.rows * OUTPUTS;
+  for (uint32_t i = threadIdx.x * a.split_count + blockIdx.y; i < count; i += blockDim.x * a.split_count) {
+    const uint32_t row = i / OUTPUTS, output = blockIdx.x * OUTPUTS + i % OUTPUTS;
+    if (output >= a.outputs) continue;
+    float total = a.bias ? as<const float>(a.bias)[output] : 0.0f;
+    for (uint32_t part = 0; part < a.split_count; part++) {
+      uint32_t remote;
+      float value;
+      asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(address + 4 * i), "r"(part));
+      asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(remote) : "memory");
+      total += value;
+    }
+    residual[size_t(row) * a.outputs + output] += total;
+  }
+  // No block may end while another reads its shared memory.
+  asm volatile("barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
+}
+
+template <int ROW_TILES, int WARPS, int CHUNKS, bool IN_CLUSTER>
 __device__ __forceinline__ void linear_transposed(const tandem_gpu_linear_transposed &a) {
   constexpr int THREADS = WARPS * 32;
   __shared__ float sums[WARPS * 8 * OUTPUTS];
   __shared__ bool is_last;
+  __shared__ float own[IN_CLUSTER ? 8 * OUTPUTS : 1];
   const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const uint32_t chunk_count = (a.inputs + CHUNK - 1) / CHUNK;
   // The warps take turns, so that the block reads its part of the inputs from front to back.
@@ -143,13 +170,19 @@ __device__ __forceinline__ void linear_transposed(const tandem_gpu_linear_transp
 #pragma unroll
       for (int w = 0; w < WARPS; w++) total += sums[w * 8 * OUTPUTS + i];
       const size_t element = size_t(row) * a.outputs + output;
-      if (a.split_count == 1) {
+      if (IN_CLUSTER) {
+        own[i] = total;
+      } else if (a.split_count == 1) {
         if (a.bias) total += as<const float>(a.bias)[output];
         residual[element] += total;
       } else {
         partials[size_t(blockIdx.y) * a.rows * a.outputs + element] = total;
       }
     }
+  }
+  if (IN_CLUSTER) {
+    join_cluster(a, own);
+    return;
   }
   if (a.split_count == 1) return;
 
@@ -175,17 +208,21 @@ __device__ __forceinline__ void linear_transposed(const tandem_gpu_linear_transp
 
 }  // namespace linear_transposed_kernel
 
-#define LINEAR_TRANSPOSED(row_tiles, warps, chunks)                                                         \
-  extern "C" __global__ void __launch_bounds__(warps * 32)                                                  \
-      tandem_kernel_linear_transposed_##row_tiles(const __grid_constant__ tandem_gpu_linear_transposed a) { \
-    launch_successors();                                                                                    \
-    linear_transposed_kernel::linear_transposed<row_tiles, warps, chunks>(a);                               \
+#define LINEAR_TRANSPOSED(name, row_tiles, warps, chunks, in_cluster)                                  \
+  extern "C" __global__ void __launch_bounds__(warps * 32)                                             \
+      tandem_kernel_linear_transposed_##name(const __grid_constant__ tandem_gpu_linear_transposed a) { \
+    launch_successors();                                                                               \
+    linear_transposed_kernel::linear_transposed<row_tiles, warps, chunks, in_cluster>(a);              \
   }
 
-LINEAR_TRANSPOSED(1, 16, 2)
-LINEAR_TRANSPOSED(2, 8, 4)
-LINEAR_TRANSPOSED(3, 8, 4)
-LINEAR_TRANSPOSED(4, 8, 3)
+LINEAR_TRANSPOSED(1, 1, 16, 2, false)
+LINEAR_TRANSPOSED(2, 2, 8, 4, false)
+LINEAR_TRANSPOSED(3, 3, 8, 4, false)
+LINEAR_TRANSPOSED(4, 4, 8, 3, false)
+
+// Up to 8 rows on GPUs with clusters (9.0): the blocks of a tile's parts, at most 8, are a cluster of (1,
+// split_count), and add up through each other's shared memory instead of through partials and a counter.
+LINEAR_TRANSPOSED(cluster, 1, 16, 2, true)
 
 // Sizes that do not come in 16 bytes: a thread an output, plainly. Grid: (ceil(outputs / 256), rows). Block:
 // 256.

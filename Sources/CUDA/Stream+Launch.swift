@@ -18,6 +18,12 @@ struct LaunchAttribute {
 
     /// The kernel may start before the one in front of it has ended, as soon as that one lets it.
     static let programmatic = LaunchAttribute(id: 6, value: (1, 0, 0, 0, 0, 0, 0, 0))
+
+    /// So many blocks that follow each other in the grid's second dimension run together and see each other's shared
+    /// memory: three words, of which the first and the last are 1.
+    static func cluster(rows: Int) -> LaunchAttribute {
+        LaunchAttribute(id: 4, value: (1 | UInt64(rows) << 32, 1, 0, 0, 0, 0, 0, 0))
+    }
 }
 
 extension Stream {
@@ -31,19 +37,24 @@ extension Stream {
     ///   - isProgrammatic: the kernel may start before the one in front of it has ended (programmatic
     ///     dependent launch): it must wait itself before it reads that one's results. GPUs older than 9.0
     ///     cannot do that, and launch it as usual.
+    ///   - clusterRows: blocks of the grid's y that form a cluster, at most 8 and a divisor of y; more than 1 from
+    ///     9.0 on only.
     /// - Throws: `launchFailed` where an earlier kernel has failed, too.
     public func launch<Arguments: BitwiseCopyable>(
         _ function: KernelFunction, grid: (x: Int, y: Int, z: Int), block: Int, blockRows: Int = 1,
         sharedByteCount: Int = 0,
-        isProgrammatic: Bool = false, arguments: Arguments
+        isProgrammatic: Bool = false, clusterRows: Int = 1, arguments: Arguments
     ) throws(CUDAError) {
         var configuration = LaunchConfiguration(
             gridX: UInt32(grid.x), gridY: UInt32(grid.y), gridZ: UInt32(grid.z), blockX: UInt32(block),
             blockY: UInt32(blockRows), sharedByteCount: UInt32(sharedByteCount), stream: handle,
             attributes: nil,
-            attributeCount: isProgrammatic && allowsProgrammaticLaunch ? 1 : 0)
+            attributeCount: 0)
+        let programmatic = isProgrammatic && allowsProgrammaticLaunch
         let status = withUnsafePointer(to: arguments) { arguments in
-            enqueue(function.handle, &configuration, UnsafeMutableRawPointer(mutating: arguments))
+            enqueue(
+                function.handle, &configuration, UnsafeMutableRawPointer(mutating: arguments),
+                isProgrammatic: programmatic, clusterRows: clusterRows)
         }
         try context.check(
             status,
@@ -53,13 +64,22 @@ extension Stream {
     /// Not generic, so that the launches of all kernels share it.
     private func enqueue(
         _ function: OpaquePointer?, _ configuration: inout LaunchConfiguration,
-        _ arguments: UnsafeMutableRawPointer
+        _ arguments: UnsafeMutableRawPointer, isProgrammatic: Bool, clusterRows: Int
     ) -> CUresult {
-        var attribute = LaunchAttribute.programmatic
+        var attributes = (LaunchAttribute.programmatic, LaunchAttribute.programmatic)
+        var count: UInt32 = 0
+        if clusterRows > 1 {
+            attributes.0 = .cluster(rows: clusterRows)
+            count = 1
+        }
+        if isProgrammatic { count += 1 }
+        configuration.attributeCount = count
         var parameter: UnsafeMutableRawPointer? = arguments
-        return withUnsafeMutablePointer(to: &attribute) { attribute in
-            configuration.attributes = attribute
-            return context.functions.cuLaunchKernelEx(&configuration, function, &parameter, nil)
+        return withUnsafeMutablePointer(to: &attributes) { attributes in
+            attributes.withMemoryRebound(to: LaunchAttribute.self, capacity: 2) { first in
+                configuration.attributes = first
+                return context.functions.cuLaunchKernelEx(&configuration, function, &parameter, nil)
+            }
         }
     }
 }

@@ -11,11 +11,17 @@ final class GPUKernels: Sendable {
     private let embedKernel, layerNormKernel, sampleKernel, waitKernel, signalKernel,
         readKernel: KernelFunction
     private let storeKernels, decodeKernels, prefillKernels: HeadDimensionKernels
+    private let linearNormalizedKernel, linearClusterKernel: KernelFunction
+    private let hasClusters: Bool
     private let linearKernels, linearTransposedKernels: FewRowsKernels
     private let gemmKernels: GEMMKernels
 
-    init(_ module: Module, multiprocessorCount: Int) throws(CUDAError) {
+    /// - Parameter hasClusters: the module's image was made for 9.0 or newer.
+    init(_ module: Module, multiprocessorCount: Int, hasClusters: Bool) throws(CUDAError) {
         self.multiprocessorCount = multiprocessorCount
+        self.hasClusters = hasClusters
+        linearNormalizedKernel = try module.function(named: "tandem_kernel_linear_normalized")
+        linearClusterKernel = try module.function(named: "tandem_kernel_linear_transposed_cluster")
         embedKernel = try module.function(named: "tandem_kernel_embed")
         layerNormKernel = try module.function(named: "tandem_kernel_layer_norm")
         sampleKernel = try module.function(named: "tandem_kernel_sample")
@@ -32,6 +38,8 @@ final class GPUKernels: Sendable {
             try prefillKernels[dimension].setMaxDynamicSharedByteCount(
                 Self.prefillSharedByteCount(headDimension: dimension))
         }
+        try linearNormalizedKernel.setMaxDynamicSharedByteCount(
+            Self.linearSumsByteCount + Self.mostNormalizedRows * Self.mostNormalizedInputs * 2)
         for kernel in linearKernels.byRowTiles {
             try kernel.setMaxDynamicSharedByteCount(Self.linearSumsByteCount)
         }
@@ -47,9 +55,20 @@ final class GPUKernels: Sendable {
             layerNormKernel, grid: (rowCount, 1, 1), block: 256, isProgrammatic: true, arguments: a)
     }
 
-    /// x · Wᵀ for any number of rows, W [outputs, inputs].
+    /// x · Wᵀ for few rows, W [outputs, inputs]; with `residual` among the arguments x is its layer norm.
     func linear(_ a: tandem_gpu_linear, on stream: Stream) throws(CUDAError) {
         if a.outputs == 0 { return }
+        let blocks = min(divideUp(Int(a.outputs), 16), multiprocessorCount)
+        if a.residual != 0 {
+            precondition(
+                canNormalize(rows: Int(a.rows), inputs: Int(a.inputs)),
+                "GPUKernels: \(a.rows) rows of \(a.inputs)")
+            try stream.launch(
+                linearNormalizedKernel, grid: (blocks, 1, 1), block: 768,
+                sharedByteCount: Self.linearSumsByteCount + Int(a.rows) * Int(a.inputs) * 2,
+                isProgrammatic: a.is_resident != 0, arguments: a)
+            return
+        }
         guard a.inputs % 8 == 0 && a.x_stride % 8 == 0 else {
             try stream.launch(
                 linearKernels.anySize, grid: (divideUp(Int(a.outputs), 8), 1, 1), block: 256, arguments: a)
@@ -57,13 +76,16 @@ final class GPUKernels: Sendable {
         }
         let tiles = divideUp(Int(a.rows), 8)
         try stream.launch(
-            linearKernels.byRowTiles[tiles - 1],
-            grid: (min(divideUp(Int(a.outputs), 16), multiprocessorCount), 1, 1),
-            block: tiles == 1 ? 768 : 256, sharedByteCount: Self.linearSumsByteCount,
-            isProgrammatic: a.is_resident != 0, arguments: a)
+            linearKernels.byRowTiles[tiles - 1], grid: (blocks, 1, 1), block: tiles == 1 ? 768 : 256,
+            sharedByteCount: Self.linearSumsByteCount, isProgrammatic: a.is_resident != 0, arguments: a)
     }
 
-    /// residual += x · W, W [inputs, outputs], for few rows. `splitCount` of the arguments is chosen here.
+    /// Whether `linear` can normalize its input itself, which beats a kernel of its own for one row or two.
+    func canNormalize(rows: Int, inputs: Int) -> Bool {
+        rows <= Self.mostNormalizedRows && inputs % 8 == 0 && inputs <= Self.mostNormalizedInputs
+    }
+
+    /// residual += x · W, W [inputs, outputs], for few rows. `split_count` of the arguments is chosen here.
     func linearTransposed(_ a: tandem_gpu_linear_transposed, on stream: Stream) throws(CUDAError) {
         if a.inputs == 0 { return }
         guard a.outputs % 8 == 0 && a.inputs % 4 == 0 && a.x_stride % 4 == 0 else {
@@ -74,12 +96,16 @@ final class GPUKernels: Sendable {
         }
         var a = a
         let outputTiles = divideUp(Int(a.outputs), 64)
-        let splits = splitCount(outputTiles: outputTiles, inputs: Int(a.inputs))
-        a.split_count = UInt32(splits)
         let rowTiles = divideUp(Int(a.rows), 8)
+        let isCluster = hasClusters && rowTiles == 1
+        let splits = splitCount(
+            outputTiles: outputTiles, inputs: Int(a.inputs),
+            most: isCluster ? Self.mostClusterBlocks : Self.mostSplits)
+        a.split_count = UInt32(splits)
         try stream.launch(
-            linearTransposedKernels.byRowTiles[rowTiles - 1], grid: (outputTiles, splits, 1),
-            block: rowTiles == 1 ? 512 : 256, isProgrammatic: a.is_resident != 0, arguments: a)
+            isCluster && splits > 1 ? linearClusterKernel : linearTransposedKernels.byRowTiles[rowTiles - 1],
+            grid: (outputTiles, splits, 1), block: rowTiles == 1 ? 512 : 256,
+            isProgrammatic: a.is_resident != 0, clusterRows: isCluster ? splits : 1, arguments: a)
     }
 
     func gemm(_ a: tandem_gpu_gemm, on stream: Stream) throws(CUDAError) {
@@ -145,10 +171,10 @@ final class GPUKernels: Sendable {
 
     /// The parts that the inputs are cut into, so that every multiprocessor has a block and no second round is
     /// nearly empty.
-    func splitCount(outputTiles: Int, inputs: Int) -> Int {
+    func splitCount(outputTiles: Int, inputs: Int, most: Int) -> Int {
         var best = 1
         var leastCost = Double.infinity
-        for count in 1...Self.mostSplits where count == 1 || inputs / count >= 256 {
+        for count in 1...most where count == 1 || inputs / count >= 256 {
             let rounds = Double(divideUp(outputTiles * count, multiprocessorCount))
             // A block's share of the inputs, and what a round costs beside it.
             let cost = rounds / Double(count) + 0.004 * rounds
@@ -166,6 +192,9 @@ final class GPUKernels: Sendable {
     }
 
     static let mostSplits = 16
+    private static let mostClusterBlocks = 8
+    private static let mostNormalizedRows = 2
+    private static let mostNormalizedInputs = 12288
     private static let linearSumsByteCount = 65536
 }
 

@@ -47,8 +47,9 @@ extension GPULane {
     private func attention(
         _ layer: GPULayer, _ index: Int, _ pass: Pass, _ cache: GPUKVCache, _ layout: StepBlock.Layout
     ) throws(CUDAError) {
+        let isFused = normalizesInLinear(pieceCount: layer.attention.count, pass)
         if configuration.normalizesBefore {
-            try normalize(layer.attentionNorm, pass)
+            if !isFused { try normalize(layer.attentionNorm, pass) }
         } else if index == 0 {
             try round(pass)
         }
@@ -58,7 +59,8 @@ extension GPULane {
             let width = piece.heads.count * configuration.headDimension
             try multiply(
                 x: scratch.normalized, inputs: hidden, piece.qkv, bias: piece.qkvBias, to: scratch.qkv,
-                outputs: 3 * width, activation: 0, isResident: piece.streamIndex == nil, pass)
+                outputs: 3 * width, activation: 0, isResident: piece.streamIndex == nil,
+                norm: isFused ? layer.attentionNorm : nil, pass)
             try attend(piece, layer: index, pass, cache, layout)
             try accumulate(
                 x: scratch.attended, inputs: width, piece.output, bias: number == 0 ? layer.outputBias : 0,
@@ -99,7 +101,8 @@ extension GPULane {
     }
 
     private func mlp(_ layer: GPULayer, _ pass: Pass) throws(CUDAError) {
-        if configuration.normalizesBefore { try normalize(layer.mlpNorm, pass) }
+        let isFused = normalizesInLinear(pieceCount: layer.mlp.count, pass)
+        if configuration.normalizesBefore && !isFused { try normalize(layer.mlpNorm, pass) }
         for (number, piece) in layer.mlp.enumerated() {
             if let streamIndex = piece.streamIndex { try take(streamIndex) }
             let isResident = piece.streamIndex == nil
@@ -107,7 +110,7 @@ extension GPULane {
             try multiply(
                 x: scratch.normalized, inputs: configuration.hiddenSize, piece.fc1, bias: bias,
                 to: scratch.neurons, outputs: piece.neurons.count, activation: activation,
-                isResident: isResident, pass)
+                isResident: isResident, norm: isFused ? layer.mlpNorm : nil, pass)
             try accumulate(
                 x: scratch.neurons, inputs: piece.neurons.count, piece.fc2,
                 bias: number == 0 ? layer.fc2Bias : 0,
@@ -155,7 +158,8 @@ extension GPULane {
                     y: scratch.logits + UInt64((first * vocabularySize + piece.rows.lowerBound) * 4),
                     x_stride: UInt32(inputs), y_stride: UInt32(vocabularySize), rows: UInt32(rows),
                     inputs: UInt32(inputs), outputs: UInt32(piece.rows.count), activation: 0, y_is_float: 1,
-                    is_resident: piece.streamIndex == nil ? 1 : 0), on: stream)
+                    is_resident: piece.streamIndex == nil ? 1 : 0, residual: 0, norm_weight: 0, norm_bias: 0,
+                    epsilon: 0), on: stream)
         }
     }
 
@@ -171,11 +175,18 @@ extension GPULane {
 
     // MARK: Operations
 
-    /// y = activation(x · Wᵀ + bias), W [outputs, inputs].
+    /// Whether a block's first product normalizes the residual stream itself. Where the block has several pieces, the
+    /// first of them changes the residual stream before the others read it.
+    private func normalizesInLinear(pieceCount: Int, _ pass: Pass) -> Bool {
+        configuration.normalizesBefore && pieceCount == 1
+            && kernels.canNormalize(rows: pass.rowCount, inputs: configuration.hiddenSize)
+    }
+
+    /// y = activation(x · Wᵀ + bias), W [outputs, inputs]; with `norm` x is the residual stream, normalized.
     private func multiply(
         x: UInt64, inputs: Int, _ matrix: UInt64, bias: UInt64, to y: UInt64, outputs: Int,
         activation: UInt32,
-        isResident: Bool, _ pass: Pass
+        isResident: Bool, norm: GPUNorm? = nil, _ pass: Pass
     ) throws(CUDAError) {
         if pass.hasFewRows {
             try kernels.linear(
@@ -183,7 +194,9 @@ extension GPULane {
                     x: x, weights: matrix, bias: bias, y: y, x_stride: UInt32(inputs),
                     y_stride: UInt32(outputs),
                     rows: UInt32(pass.rowCount), inputs: UInt32(inputs), outputs: UInt32(outputs),
-                    activation: activation, y_is_float: 0, is_resident: isResident ? 1 : 0), on: stream)
+                    activation: activation, y_is_float: 0, is_resident: isResident ? 1 : 0,
+                    residual: norm == nil ? 0 : scratch.residual, norm_weight: norm?.weight ?? 0,
+                    norm_bias: norm?.bias ?? 0, epsilon: OPTConfiguration.layerNormEpsilon), on: stream)
         } else {
             try kernels.gemm(
                 tandem_gpu_gemm(

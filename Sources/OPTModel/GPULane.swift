@@ -59,8 +59,7 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
         let configuration = weights.configuration
         self.configuration = configuration
         do {
-            let module = try Module(images: KernelImage.all, context: context)
-            kernels = try GPUKernels(module, multiprocessorCount: context.device.multiprocessorCount)
+            kernels = try GPUKernels(context)
             stream = try Stream(context: context, priority: .high)
             scratch = try GPUScratch(
                 configuration, rowCapacity: rowCapacity, logitsCapacity: logitsCapacity,
@@ -335,19 +334,4 @@ extension tandem_gpu_choice {
 extension PlacedTable {
     /// Whether the GPU can read every row where it lies.
     var isMapped: Bool { disk.isEmpty && (host.isEmpty || hostAddress != 0) }
-}
-
-extension KernelImage {
-    /// The compiled kernels, best first.
-    static var all: [KernelImage] {
-        images.map {
-            KernelImage(
-                bytes: $0.bytes, computeCapability: Int($0.compute_capability),
-                isMachineCode: $0.is_machine_code != 0)
-        }
-    }
-
-    private static var images: UnsafeBufferPointer<tandem_cuda_image> {
-        UnsafeBufferPointer(start: tandem_first_cuda_image(), count: Int(tandem_cuda_image_count))
-    }
 }

@@ -78,6 +78,12 @@ typedef struct {
   uint32_t activation, y_is_float;
   /// The weights are there before the kernels in front have run: they are not streamed.
   uint32_t is_resident;
+  /// `linear_normalized` alone: x is the layer norm of this, fp32 [rows, inputs], as `tandem_gpu_layer_norm`
+  /// has it.
+  tandem_device_pointer residual;
+  tandem_device_pointer norm_weight;  // fp32 [inputs] or 0 for 1
+  tandem_device_pointer norm_bias;    // fp32 [inputs] or 0
+  float epsilon;
 } tandem_gpu_linear;
 
 /// residual[r, o] += bias[o] + sum over i of x[r, i] * weights[i, o], rows <= TANDEM_GPU_FEW_ROWS.
