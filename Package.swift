@@ -68,7 +68,8 @@ let package = Package(
         .testTarget(
             name: "tandemTests",
             dependencies: [
-                "tandem", "Placement", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                "tandem", "Placement", "OPTModel",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]),
         .target(name: "AllocationCounter", path: "Tests/AllocationCounter"),
         .testTarget(

@@ -80,6 +80,11 @@ public final class Engine: Sendable {
         return total - free
     }
 
+    /// Records from now on what computing, copying and reading do; nil where the CPU computes.
+    public func startTimeline() async throws -> Timeline? {
+        try await leader.perform { [self] in try gpuLane?.startTimeline() }
+    }
+
     /// Loads a model: configuration, tokenizer, weights.
     ///
     /// - Parameter progress: called now and then, on any thread, with the bytes loaded so far and in all.

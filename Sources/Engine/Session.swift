@@ -159,10 +159,12 @@ extension Engine {
     }
 
     private func checkMemory(for capacities: [Int]) throws(EngineError) {
-        // The GPU's own allocation says whether its memory suffices.
-        guard gpuLane == nil, let available = HostMemory.availableByteCount else { return }
+        let onGPU = gpuLane != nil
+        let free = onGPU ? try? gpuLane?.context.freeByteCount : HostMemory.availableByteCount
+        guard let available = free else { return }
         let perPosition = KVCache.byteCountPerPosition(configuration)
-        let perSequence = configuration.vocabularySize * MemoryLayout<Float>.size
+        // The GPU lane's logits were made with the lane.
+        let perSequence = onGPU ? 0 : configuration.vocabularySize * MemoryLayout<Float>.size
         let needs = capacities.map { perSequence + $0 * perPosition }
         let needed = needs.reduce(0, +)
         if needed <= available { return }
@@ -173,7 +175,7 @@ extension Engine {
         }.count
         throw EngineError(
             .outOfMemory,
-            "the caches of \(capacities.count) sequences take \(gibibytes(needed)) in CPU memory, and "
+            "the caches of \(capacities.count) sequences take \(gibibytes(needed)) in \(onGPU ? "GPU" : "CPU") memory, and "
                 + "\(gibibytes(available)) are free: "
                 + (fitting > 0
                     ? "use a batch of at most \(fitting), or fewer tokens"

@@ -27,6 +27,7 @@ final class DiskReader: @unchecked Sendable {  // what the threads share is guar
     private var returned = 0
     private var isStopping = false
     private var failure: ModelError?
+    private var timeline: Timeline?
 
     private static let pieceByteCount = 16 << 20
     static let threadCount = 4
@@ -59,6 +60,12 @@ final class DiskReader: @unchecked Sendable {  // what the threads share is guar
         for _ in 0..<Self.threadCount {
             threads.append(startThread { [self] in readPieces() })
         }
+    }
+
+    func record(in timeline: Timeline) {
+        pthread_mutex_lock(mutex)
+        self.timeline = timeline
+        pthread_mutex_unlock(mutex)
     }
 
     /// Ends the threads; what is being read is read to its end.
@@ -109,11 +116,13 @@ final class DiskReader: @unchecked Sendable {  // what the threads share is guar
             return
         }
         while let piece = nextPiece() {
+            let start = ContinuousClock.now
             if let error = file.read(into: piece.bytes, at: piece.fileOffset) {
                 fail(error)
                 return
             }
             pthread_mutex_lock(mutex)
+            timeline?.add(.disk, "read", from: start, to: .now)
             unreadByteCounts[piece.buffer] -= piece.bytes.count
             if unreadByteCounts[piece.buffer] == 0 { pthread_cond_broadcast(changed) }
             pthread_mutex_unlock(mutex)

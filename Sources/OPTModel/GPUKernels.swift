@@ -97,13 +97,11 @@ final class GPUKernels: Sendable {
         var a = a
         let outputTiles = divideUp(Int(a.outputs), 64)
         let rowTiles = divideUp(Int(a.rows), 8)
-        let isCluster = hasClusters && rowTiles == 1
-        let splits = splitCount(
-            outputTiles: outputTiles, inputs: Int(a.inputs),
-            most: isCluster ? Self.mostClusterBlocks : Self.mostSplits)
+        let splits = splitCount(outputTiles: outputTiles, inputs: Int(a.inputs))
+        let isCluster = hasClusters && rowTiles == 1 && splits == Self.clusterBlocks
         a.split_count = UInt32(splits)
         try stream.launch(
-            isCluster && splits > 1 ? linearClusterKernel : linearTransposedKernels.byRowTiles[rowTiles - 1],
+            isCluster ? linearClusterKernel : linearTransposedKernels.byRowTiles[rowTiles - 1],
             grid: (outputTiles, splits, 1), block: rowTiles == 1 ? 512 : 256,
             isProgrammatic: a.is_resident != 0, clusterRows: isCluster ? splits : 1, arguments: a)
     }
@@ -171,10 +169,10 @@ final class GPUKernels: Sendable {
 
     /// The parts that the inputs are cut into, so that every multiprocessor has a block and no second round is
     /// nearly empty.
-    func splitCount(outputTiles: Int, inputs: Int, most: Int) -> Int {
+    func splitCount(outputTiles: Int, inputs: Int) -> Int {
         var best = 1
         var leastCost = Double.infinity
-        for count in 1...most where count == 1 || inputs / count >= 256 {
+        for count in 1...Self.mostSplits where count == 1 || inputs / count >= 256 {
             let rounds = Double(divideUp(outputTiles * count, multiprocessorCount))
             // A block's share of the inputs, and what a round costs beside it.
             let cost = rounds / Double(count) + 0.004 * rounds
@@ -192,7 +190,9 @@ final class GPUKernels: Sendable {
     }
 
     static let mostSplits = 16
-    private static let mostClusterBlocks = 8
+    /// Only pairs of blocks become clusters. Fours must find four free multiprocessors side by side, which the kernel
+    /// in front leaves late: opt-1.3b, where they would be fours, took 1.26 ms a token before clusters and 1.40 with.
+    private static let clusterBlocks = 2
     private static let mostNormalizedRows = 2
     private static let mostNormalizedInputs = 12288
     private static let linearSumsByteCount = 65536

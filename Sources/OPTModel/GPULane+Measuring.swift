@@ -65,7 +65,8 @@ extension GPULane {
 }
 
 extension OffloadFile {
-    /// Bytes a second of direct reads by as many threads as stream, over at most 8 GiB of the file.
+    /// Bytes a second of direct reads by as many threads as stream, of at most 8 GiB spread over the whole file: what
+    /// lies below the disk may keep a part of it that is read again and again.
     func measureReadRate() throws(ModelError) -> Double? {
         let pieceByteCount = 16 << 20
         let pieceCount = min(512, byteCount.load(ordering: .relaxed) / pieceByteCount)
@@ -82,10 +83,13 @@ extension OffloadFile {
         let file: OffloadFile
         let pieceByteCount: Int
         let pieceCount: Int
+        let stride: Int
         let next = Atomic<Int>(0)
         let failure = Mutex<ModelError?>(nil)
 
         init(file: OffloadFile, pieceByteCount: Int, pieceCount: Int) {
+            let byteCount = file.byteCount.load(ordering: .relaxed)
+            stride = byteCount / pieceCount / OffloadFile.alignment * OffloadFile.alignment
             self.file = file
             self.pieceByteCount = pieceByteCount
             self.pieceCount = pieceCount
@@ -97,7 +101,7 @@ extension OffloadFile {
                 let piece = next.wrappingAdd(1, ordering: .relaxed).oldValue
                 if piece >= pieceCount { return }
                 let bytes = UnsafeMutableRawBufferPointer(start: buffer.baseAddress, count: pieceByteCount)
-                if let error = file.read(into: bytes, at: piece * pieceByteCount) {
+                if let error = file.read(into: bytes, at: piece * stride) {
                     failure.withLock { $0 = error }
                     return
                 }

@@ -6,14 +6,16 @@ extension GPULane {
     /// Puts a whole step into the stream, which may be capturing a graph.
     func enqueue(_ pass: Pass, _ cache: GPUKVCache, _ layout: StepBlock.Layout) throws(CUDAError) {
         try stream.upload(block.input, to: scratch.step, byteCount: layout.byteCount)
-        try embed(pass, layout)
+        try span("embedding") { () throws(CUDAError) in try embed(pass, layout) }
         for (index, layer) in weights.layers.enumerated() {
-            try attention(layer, index, pass, cache, layout)
-            try mlp(layer, pass)
+            try span("self-attention", layer: index) { () throws(CUDAError) in
+                try attention(layer, index, pass, cache, layout)
+            }
+            try span("MLP", layer: index) { () throws(CUDAError) in try mlp(layer, pass) }
         }
         if pass.logitsCount > 0 {
-            try logits(pass, layout)
-            try sample(pass, layout)
+            try span("logits") { () throws(CUDAError) in try logits(pass, layout) }
+            try span("sampling") { () throws(CUDAError) in try sample(pass, layout) }
         } else if weights.streamer != nil {
             // Every pass takes the blocks in the same order, so those of the logits are let go unused.
             for piece in weights.logits {
@@ -23,6 +25,14 @@ extension GPULane {
                 }
             }
         }
+    }
+
+    /// Records what `body` puts into the stream, where something is being recorded.
+    private func span(_ name: String, layer: Int? = nil, _ body: () throws(CUDAError) -> Void)
+        throws(CUDAError)
+    {
+        guard let timeline else { return try body() }
+        try timeline.record(.compute, name, layer: layer, on: stream, body)
     }
 
     private func embed(_ pass: Pass, _ layout: StepBlock.Layout) throws(CUDAError) {
@@ -262,6 +272,13 @@ extension GPULane {
 
     /// Lets the stream wait until a block is in its slot.
     private func take(_ streamIndex: Int) throws(CUDAError) {
+        try span(Self.waitingSpan) { () throws(CUDAError) in try wait(for: streamIndex) }
+    }
+
+    /// What a breakdown calls the time in which the GPU had nothing to compute with.
+    static var waitingSpan: String { "waiting for weights" }
+
+    private func wait(for streamIndex: Int) throws(CUDAError) {
         try kernels.wait(
             flag: weights.streamer!.flagAddress(ofBlock: streamIndex), value: 1,
             failure: block.failureAddress,

@@ -24,6 +24,8 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
     public let segmentCapacity: Int
     private var logitsCapacity: Int { segmentCapacity }
 
+    /// What is being recorded, if anything.
+    private(set) var timeline: Timeline?
     private var graphs: [GraphKey: GraphExecutable] = [:]
     private var stepNumber: UInt32 = 0
     /// Rows of the tables that lie on disk, read here for a step.
@@ -139,16 +141,30 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
         do {
             stepNumber &+= 1
             let layout = try write(batch, cache, rowCapacity: pass.isDecode ? pass.rowCount : rowCapacity)
-            if pass.isDecode {
+            let start = ContinuousClock.now
+            if pass.isDecode && timeline == nil {
                 try graph(for: pass, cache, layout).launch(on: stream)
             } else {
                 try enqueue(pass, cache, layout)
             }
             if pass.logitsCount > 0 { try waitForStep() } else { try waitForStream() }
             try weights.streamer?.check()
+            timeline?.add(.host, pass.isDecode ? "decode step" : "prefill", from: start, to: .now)
             try deliver(batch, body)
         } catch {
             throw ModelError(loading: error)
+        }
+    }
+
+    /// Records what computing, copying and reading do from now on.
+    public func startTimeline() throws(ModelError) -> Timeline {
+        do {
+            let timeline = try Timeline(on: stream)
+            self.timeline = timeline
+            weights.streamer?.record(in: timeline)
+            return timeline
+        } catch {
+            throw ModelError(error)
         }
     }
 

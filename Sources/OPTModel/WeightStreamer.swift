@@ -24,6 +24,7 @@ final class WeightStreamer: @unchecked Sendable {  // its thread alone uses the 
     private let isStopping = Atomic<Bool>(false)
     private let failure = Mutex<ModelError?>(nil)
     private let thread = Mutex<pthread_t?>(nil)
+    private let timeline = Mutex<Timeline?>(nil)
 
     init(_ blocks: [StreamedBlock], ring: StagingRing, reader: DiskReader?, context: Context)
         throws(CUDAError)
@@ -54,6 +55,11 @@ final class WeightStreamer: @unchecked Sendable {  // its thread alone uses the 
         thread.withLock { $0 = running }
     }
 
+    func record(in timeline: Timeline) {
+        self.timeline.withLock { $0 = timeline }
+        reader?.record(in: timeline)
+    }
+
     /// Throws what went wrong on the streaming thread.
     func check() throws(ModelError) {
         if let error = failure.withLock({ $0 }) { throw error }
@@ -76,20 +82,34 @@ final class WeightStreamer: @unchecked Sendable {  // its thread alone uses the 
         var index = 0
         while waitForSlot(blocks[index].slot) {
             let block = blocks[index]
-            var address = ring.address(ofSlot: block.slot)
-            switch block.source {
-            case .host(let runs):
-                for run in runs {
-                    try copies.upload(run.baseAddress!, to: address, byteCount: run.count)
-                    address += UInt64(run.count)
+            var bytes: UnsafeRawBufferPointer?
+            if case .disk = block.source {
+                bytes = try reader?.nextBuffer()
+                if bytes == nil { return }
+            }
+            if let timeline = timeline.withLock({ $0 }) {
+                try timeline.record(.copy, "copy to the GPU", on: copies) { () throws(CUDAError) in
+                    try copy(block, from: bytes)
                 }
-            case .disk:
-                guard let reader, let buffer = try reader.nextBuffer() else { return }
-                try copies.upload(buffer.baseAddress!, to: address, byteCount: block.byteCount)
-                try reader.giveBack(on: copies)
+            } else {
+                try copy(block, from: bytes)
             }
             try copies.write(1, to: ring.flagAddress(ofSlot: block.slot))
             index = index + 1 == blocks.count ? 0 : index + 1
+        }
+    }
+
+    private func copy(_ block: StreamedBlock, from read: UnsafeRawBufferPointer?) throws(CUDAError) {
+        var address = ring.address(ofSlot: block.slot)
+        switch block.source {
+        case .host(let runs):
+            for run in runs {
+                try copies.upload(run.baseAddress!, to: address, byteCount: run.count)
+                address += UInt64(run.count)
+            }
+        case .disk:
+            try copies.upload(read!.baseAddress!, to: address, byteCount: block.byteCount)
+            try reader!.giveBack(on: copies)
         }
     }
 

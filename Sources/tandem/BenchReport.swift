@@ -38,6 +38,8 @@ struct BenchReport: Codable {
     /// The GPU, where it computes.
     var gpu: String?
     var peakGPUMemoryBytes: Int?
+    /// The time of each kind of layer and resource, where it was recorded.
+    var breakdown: [String] = []
     /// Where everything lies, asked and got; empty where the CPU computes alone.
     var placement: [String]
 
@@ -154,6 +156,7 @@ struct BenchReport: Codable {
         if let barrier = limits.barrierSeconds {
             lines.append("meeting of all threads: \((barrier * 1e6).formatted(decimals: 2)) µs")
         }
+        lines += breakdown
         return lines.joined(separator: "\n") + "\n"
     }
 

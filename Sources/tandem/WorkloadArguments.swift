@@ -24,6 +24,19 @@ struct WorkloadArguments: ParsableArguments {
     @Option(help: "The seed of random prompts.")
     var seed: UInt64 = 0
 
+    @Option(help: "breakdown: print the time of each kind of layer and resource, at some cost of speed.")
+    var debugMode: DebugMode?
+
+    @Option(
+        help: ArgumentHelp(
+            "Write a timeline of computing, copying, disk and host that Perfetto and chrome://tracing open.",
+            valueName: "file"))
+    var trace: String?
+
+    enum DebugMode: String, ExpressibleByArgument, CaseIterable {
+        case breakdown
+    }
+
     func validate() throws {
         for (name, value) in [
             ("--prompt-len", promptLen), ("--gen-len", genLen), ("--gpu-batch-size", batchSize),
@@ -52,14 +65,23 @@ struct WorkloadArguments: ParsableArguments {
             capacities: Array(repeating: promptLen + genLen, count: batchSize))
         var samples: [MachineLimits] = []
         for _ in 0..<3 { samples.append(try await MachineLimits(measuredBy: profiler)) }
+        let timeline = debugMode != nil || trace != nil ? try await engine.startTimeline() : nil
+        if (debugMode != nil || trace != nil) && timeline == nil {
+            throw ValidationError(
+                "--debug-mode and --trace record what a GPU does, and the CPU computes here")
+        }
         let generation = try session.generate(tokens: prompts, options: options)
         InterruptWatcher.onInterrupt { generation.cancel() }
         for try await _ in generation {}
         guard let report = generation.report, !InterruptWatcher.wasInterrupted else { throw ExitCode(130) }
+        let spans = timeline?.spans() ?? []
+        if let trace { try TraceFile(spans: spans).write(to: trace) }
         for _ in 0..<3 { samples.append(try await MachineLimits(measuredBy: profiler)) }
-        return BenchReport(
+        var result = BenchReport(
             engine: engine, generation: report, promptLength: promptLen, generationLength: genLen,
             limits: MachineLimits(medianOf: samples))
+        if debugMode == .breakdown { result.breakdown = Breakdown(spans).lines }
+        return result
     }
 
     /// Tokens that any vocabulary has, none of them special.

@@ -13,7 +13,10 @@ import Testing
     @Test(arguments: [1, 3]) func `a decode step allocates nothing after the first`(batchSize: Int)
         async throws
     {
-        let engine = try await Engine.load(.folder(Fixtures.golden("pre-norm/safetensors")))
+        var options = Engine.Options()
+        options.computesOn = .cpu
+        let engine = try await Engine.load(
+            .folder(Fixtures.golden("pre-norm/safetensors")), options: options)
         let allocations = try await engine.leader.perform {
             let state = try engine.decoder.makeState(
                 capacities: Array(repeating: 100, count: batchSize))
