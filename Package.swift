@@ -62,7 +62,8 @@ let package = Package(
         .testTarget(
             name: "OPTModelTests",
             dependencies: [
-                "OPTModel", "Placement", "CUDA", .product(name: "SystemPackage", package: "swift-system"),
+                "OPTModel", "Placement", "CUDA", "HostRuntime",
+                .product(name: "SystemPackage", package: "swift-system"),
             ]),
         .testTarget(name: "EngineTests", dependencies: ["Engine", "AllocationCounter"]),
         .testTarget(

@@ -7,31 +7,31 @@ import TensorCore
 
 /// Cuts the weights into pieces, makes their memory and loads them.
 final class GPUWeightsBuilder<Source: TensorSource> {
-    private let configuration: OPTConfiguration
-    private let placement: Placement
-    private let tensors: OPTTensors
-    private let context: Context
-    private let options: GPUWeights.Options
-    private let loader: StagedLoader<Source>
-    private let ring: StagingRing?
-    private let pool: WorkerPool
+    let configuration: OPTConfiguration
+    let placement: Placement
+    let tensors: OPTTensors
+    let context: Context
+    let options: GPUWeights.Options
+    let loader: StagedLoader<Source>
+    let ring: StagingRing?
+    let pool: WorkerPool
 
-    private(set) var layers: [GPULayer] = []
-    private(set) var logits: [LogitsPiece] = []
-    private(set) var finalNorm = GPUNorm(weight: 0, bias: 0)
-    private(set) var projectIn: UInt64 = 0
-    private(set) var projectOut: UInt64 = 0
-    private(set) var tokenTable, positionTable: PlacedTable?
-    private(set) var streamer: WeightStreamer?
-    private(set) var deviceBuffers: [DeviceMemory] = []
-    private(set) var hostShards: [LayerShard] = []
-    private(set) var hostMemory: [PinnedMemory] = []
+    var layers: [GPULayer] = []
+    var logits: [LogitsPiece] = []
+    var finalNorm = GPUNorm(weight: 0, bias: 0)
+    var projectIn: UInt64 = 0
+    var projectOut: UInt64 = 0
+    var tokenTable, positionTable: PlacedTable?
+    var streamer: WeightStreamer?
+    var deviceBuffers: [DeviceMemory] = []
+    var hostShards: [LayerShard] = []
+    var hostMemory: [PinnedMemory] = []
     let file: OffloadFile?
     let totalByteCount: Int
 
-    private var blocks: [StreamedBlock] = []
-    private var diskBlocks: [DiskReader.Block] = []
-    private var fileByteCount = 0
+    var blocks: [StreamedBlock] = []
+    var diskBlocks: [DiskReader.Block] = []
+    var fileByteCount = 0
 
     init(
         _ configuration: OPTConfiguration, placement: Placement, source: Source, pool: WorkerPool,
@@ -205,114 +205,10 @@ final class GPUWeightsBuilder<Source: TensorSource> {
         return query
     }
 
-    // MARK: The tables at the ends
-
-    private func loadEnds() throws {
-        tokenTable = try loadTable(
-            tensors.tokenEmbedding, placement.tokenTable.weights,
-            rowByteCount: placement.shape.bytesPerTokenRow,
-            pieces: {
-                self.cut($0, unit: 64, itemByteCount: self.placement.shape.bytesPerTokenRow, .disk).map(\.0)
-            })
-        positionTable = try loadTable(
-            tensors.positionEmbedding, placement.positionTable.weights,
-            rowByteCount: placement.shape.bytesPerPositionRow, pieces: { [$0] })
-
-        var layout = SlotLayout()
-        let projectInOffset = tensors.projectIn.map { layout.matrix($0) }
-        let projectOutOffset = tensors.projectOut.map { layout.matrix($0) }
-        let normWeight = layout.vector(tensors.finalLayerNorm(.weight))
-        let normBias = layout.vector(tensors.finalLayerNorm(.bias))
-        let memory = try DeviceMemory(byteCount: layout.byteCount, context: context)
-        deviceBuffers.append(memory)
-        func address(_ offset: Int?) -> UInt64 { offset.map { memory.address + UInt64($0) } ?? 0 }
-        projectIn = address(projectInOffset)
-        projectOut = address(projectOutOffset)
-        finalNorm = GPUNorm(weight: address(normWeight), bias: address(normBias))
-        try loader.load([
-            .init(slots: layout.slots, byteCount: layout.byteCount, destination: .gpu(memory.address))
-        ])
-    }
-
-    private func loadTable(
-        _ specification: TensorSpecification, _ split: RangeSplit, rowByteCount: Int,
-        pieces: (Range<Int>) -> [Range<Int>]
-    ) throws -> PlacedTable {
-        var parts: [StagedLoader<Source>.Part] = []
-        var table = PlacedTable(
-            rowByteCount: rowByteCount, resident: split.gpu, residentAddress: 0, host: split.cpu,
-            hostAddress: 0,
-            hostBase: nil, disk: [])
-        func slots(_ rows: Range<Int>) -> SlotLayout {
-            var layout = SlotLayout()
-            _ = layout.matrix(specification, rows: rows)
-            return layout
-        }
-        if !split.gpu.isEmpty {
-            let layout = slots(split.gpu)
-            let memory = try DeviceMemory(byteCount: layout.byteCount, context: context)
-            deviceBuffers.append(memory)
-            table.residentAddress = memory.address
-            parts.append(
-                .init(slots: layout.slots, byteCount: layout.byteCount, destination: .gpu(memory.address)))
-        }
-        if !split.cpu.isEmpty {
-            let layout = slots(split.cpu)
-            let memory = try HostMemoryBlock(byteCount: layout.byteCount, pool: pool)
-            let pinned = try PinnedMemory(
-                memory.base, byteCount: layout.byteCount, owner: memory, isPinned: options.pinsWeights,
-                context: context)
-            hostMemory.append(pinned)
-            table.hostAddress = pinned.deviceAddress
-            table.hostBase = UnsafeRawPointer(memory.base)
-            parts.append(
-                .init(slots: layout.slots, byteCount: layout.byteCount, destination: .memory(memory.base)))
-        }
-        try loader.load(parts)
-        if !split.disk.isEmpty {
-            for rows in pieces(split.disk) {
-                let layout = slots(rows)
-                let offset = reserveFile(layout.byteCount)
-                table.disk.append(.init(rows: rows, fileOffset: offset))
-                try loader.load([
-                    .init(
-                        slots: layout.slots, byteCount: layout.byteCount, destination: .file(offset: offset))
-                ])
-            }
-        }
-        return table
-    }
-
-    private func appendLogits() {
-        let table = tokenTable!
-        if !table.resident.isEmpty {
-            logits.append(LogitsPiece(rows: table.resident, table: table.residentAddress, streamIndex: nil))
-        }
-        for (rows, _) in cut(table.host, unit: 64, itemByteCount: table.rowByteCount, .cpu) {
-            let run = UnsafeRawBufferPointer(
-                start: table.hostBase! + (rows.lowerBound - table.host.lowerBound) * table.rowByteCount,
-                count: rows.count * table.rowByteCount)
-            appendLogits(rows, append(.host([run]), byteCount: run.count))
-        }
-        for run in table.disk {
-            let byteCount = run.rows.count * table.rowByteCount
-            diskBlocks.append(
-                DiskReader.Block(
-                    fileOffset: run.fileOffset, byteCount: StagedLoaderAlignment.aligned(byteCount)))
-            appendLogits(run.rows, append(.disk, byteCount: byteCount))
-        }
-    }
-
-    private func appendLogits(_ rows: Range<Int>, _ index: Int) {
-        logits.append(
-            LogitsPiece(rows: rows, table: ring!.address(ofSlot: blocks[index].slot), streamIndex: index))
-    }
-
     // MARK: Streaming
 
     /// Cuts a range into pieces that fit into a staging slot, about equal.
-    private func cut(_ range: Range<Int>, unit: Int, itemByteCount: Int, _ tier: Tier) -> [(Range<Int>, Tier)]
-    {
+    func cut(_ range: Range<Int>, unit: Int, itemByteCount: Int, _ tier: Tier) -> [(Range<Int>, Tier)] {
         if range.isEmpty { return [] }
         let most = max(unit, GPUWeights.slotByteCount(placement.shape) / itemByteCount / unit * unit)
         let count = divideUp(range.count, most)
@@ -338,94 +234,15 @@ final class GPUWeightsBuilder<Source: TensorSource> {
         return append(.disk, byteCount: byteCount)
     }
 
-    private func append(_ source: StreamedBlock.Source, byteCount: Int) -> Int {
+    func append(_ source: StreamedBlock.Source, byteCount: Int) -> Int {
         blocks.append(
             StreamedBlock(source: source, byteCount: byteCount, slot: blocks.count % ring!.slotCount))
         return blocks.count - 1
     }
 
-    private func reserveFile(_ byteCount: Int) -> Int {
+    func reserveFile(_ byteCount: Int) -> Int {
         let offset = fileByteCount
         fileByteCount += StagedLoaderAlignment.aligned(byteCount)
         return offset
-    }
-}
-
-/// Where a layer's resident matrices lie in its GPU memory.
-private struct ResidentOffsets {
-    let qkv, output, fc1, fc2: Int
-
-    init(
-        _ layout: inout SlotLayout, _ tensors: OPTTensors, layer: Int, _ heads: Range<Int>,
-        _ neurons: Range<Int>
-    ) {
-        let headSize = tensors.configuration.headDimension
-        let rows = heads.lowerBound * headSize..<heads.upperBound * headSize
-        qkv = layout.matrix(tensors.projectionWeight(.query, layer: layer), rows: rows)
-        layout.joinNext()
-        _ = layout.matrix(tensors.projectionWeight(.key, layer: layer), rows: rows)
-        layout.joinNext()
-        _ = layout.matrix(tensors.projectionWeight(.value, layer: layer), rows: rows)
-        output = layout.transposedMatrix(tensors.projectionWeight(.output, layer: layer), columns: rows)
-        fc1 = layout.matrix(tensors.fc1Weight(layer: layer), rows: neurons)
-        fc2 = layout.transposedMatrix(tensors.fc2Weight(layer: layer), columns: neurons)
-    }
-}
-
-/// Where a layer's vectors lie in its GPU memory; nil where the model has none.
-private struct VectorOffsets {
-    let attentionNormWeight, attentionNormBias, outputBias: Int?
-    let mlpNormWeight, mlpNormBias, fc1Bias, fc2Bias: Int?
-
-    init(_ layout: inout SlotLayout, _ tensors: OPTTensors, layer: Int) {
-        attentionNormWeight = layout.vector(tensors.attentionLayerNorm(.weight, layer: layer))
-        attentionNormBias = layout.vector(tensors.attentionLayerNorm(.bias, layer: layer))
-        outputBias = layout.vector(tensors.projectionBias(.output, layer: layer))
-        mlpNormWeight = layout.vector(tensors.mlpLayerNorm(.weight, layer: layer))
-        mlpNormBias = layout.vector(tensors.mlpLayerNorm(.bias, layer: layer))
-        fc1Bias = layout.vector(tensors.fc1Bias(layer: layer))
-        fc2Bias = layout.vector(tensors.fc2Bias(layer: layer))
-    }
-}
-
-/// A layer's part in CPU memory, as runs of bytes for the ring.
-private struct HostShard {
-    let shard: LayerShard
-
-    init(_ shard: LayerShard) { self.shard = shard }
-
-    var slots: [TensorSlot] { shard.slots }
-    var byteCount: Int { shard.buffer.byteCount }
-    var base: UnsafeMutableRawPointer { shard.buffer.baseAddress }
-
-    /// Queries, keys, values and the output projection of `rows`, counted in the whole layer.
-    func attentionRuns(_ rows: Range<Int>, headSize: Int, rowByteCount: Int) -> [UnsafeRawBufferPointer] {
-        let first = rows.lowerBound - shard.heads.lowerBound * headSize
-        let count = shard.heads.count * headSize
-        let qkv = UnsafeRawPointer(shard.attention.qkv)
-        let output = UnsafeRawPointer(shard.attention.output)
-        let runs = [qkv, qkv + count * rowByteCount, qkv + 2 * count * rowByteCount, output]
-        return runs.map {
-            UnsafeRawBufferPointer(start: $0 + first * rowByteCount, count: rows.count * rowByteCount)
-        }
-    }
-
-    /// fc1 and fc2 of `neurons`, counted in the whole layer.
-    func mlpRuns(_ neurons: Range<Int>, rowByteCount: Int) -> [UnsafeRawBufferPointer] {
-        let first = neurons.lowerBound - shard.neurons.lowerBound
-        return [UnsafeRawPointer(shard.mlp.fc1), UnsafeRawPointer(shard.mlp.fc2)].map {
-            UnsafeRawBufferPointer(start: $0 + first * rowByteCount, count: neurons.count * rowByteCount)
-        }
-    }
-}
-
-/// Plain CPU memory with an owner.
-private final class HostMemoryBlock: Sendable {
-    private let buffer: HostBuffer
-    var base: UnsafeMutableRawPointer { buffer.baseAddress }
-
-    init(byteCount: Int, pool: WorkerPool) throws(HostMemoryError) {
-        buffer = try HostBuffer(byteCount: byteCount)
-        pool.firstTouch(base: buffer.baseAddress, byteCount: byteCount)
     }
 }
