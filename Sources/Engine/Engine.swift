@@ -158,7 +158,8 @@ public final class Engine: Sendable {
             gpuLane = lane
             byteCount = lane.weights.byteCount
         }
-        loading = LoadingReport(byteCount: byteCount, seconds: start.duration(to: .now).seconds)
+        loading = LoadingReport(
+            byteCount: byteCount, seconds: start.duration(to: .now).seconds, phases: loader.phases.durations)
     }
 
     private static func bestInstructionSet() throws -> InstructionSet {
@@ -183,6 +184,13 @@ public final class Engine: Sendable {
 public struct LoadingReport: Sendable, Hashable, Codable {
     public var byteCount: Int
     public var seconds: Double
+    /// Where the time went, in order; the rest is reading configuration and tokenizer.
+    public var phases: [Phase]
+
+    public struct Phase: Sendable, Hashable, Codable {
+        public var name: String
+        public var seconds: Double
+    }
 }
 
 extension Duration {

@@ -14,6 +14,7 @@ struct LaneLoader {
     let kernels: UnsafePointer<tandem_cpu_kernels>
     let options: Engine.Options
     let progress: @Sendable (Int, Int) -> Void
+    let phases = LoadingPhases()
 
     enum Loaded {
         case cpu(CPULane, OPTWeights)
@@ -46,7 +47,9 @@ struct LaneLoader {
     }
 
     private func makeContext() throws(CUDAError) -> Context {
-        try Context(device: CUDADriver.load().device())
+        try phases.measure("driver and context") { () throws(CUDAError) in
+            try Context(device: CUDADriver.load().device())
+        }
     }
 
     // MARK: CPU
@@ -59,8 +62,9 @@ struct LaneLoader {
                 "the weights of \(configuration.name) take \(gibibytes(needed)) in CPU memory, and "
                     + "\(gibibytes(available)) are free; use a smaller model, or close other programs")
         }
-        let weights = try OPTWeights(
-            configuration, from: source, pool: pool, kernels: kernels, progress: progress)
+        let weights = try phases.measure("weights") {
+            try OPTWeights(configuration, from: source, pool: pool, kernels: kernels, progress: progress)
+        }
         return .cpu(try CPULane(weights, pool: pool, kernels: kernels), weights)
     }
 
@@ -89,11 +93,15 @@ struct LaneLoader {
                 "the cache is to lie elsewhere than on the GPU, which is not there yet; give --cache-percent 100 0"
             )
         }
-        return try GPULane.load(
-            configuration, placement: placement, from: source, pool: pool, kernels: kernels, context: context,
-            options: GPUWeights.Options(
-                pinsWeights: options.pinsWeights, stagingSlotCount: slotCount, offloadFolder: folder),
-            progress: progress)
+        let weights = try phases.measure("weights") {
+            try GPULane.loadWeights(
+                configuration, placement: placement, from: source, pool: pool, kernels: kernels,
+                context: context,
+                options: GPUWeights.Options(
+                    pinsWeights: options.pinsWeights, stagingSlotCount: slotCount, offloadFolder: folder),
+                progress: progress)
+        }
+        return try phases.measure("kernels and scratch") { try GPULane(weights, context: context) }
     }
 
     /// With one slot, a copy waits until the last block was used, and computing until the copy is there.
@@ -109,5 +117,19 @@ struct LaneLoader {
         }
         if let home = environment["HOME"] { return FilePath(home).appending(".cache/tandem") }
         return "/var/tmp/tandem"
+    }
+}
+
+/// What parts of loading took, in order.
+final class LoadingPhases {
+    private(set) var durations: [LoadingReport.Phase] = []
+
+    func measure<Result, Failure: Error>(_ name: String, _ body: () throws(Failure) -> Result) throws(Failure)
+        -> Result
+    {
+        let start = ContinuousClock.now
+        let result = try body()
+        durations.append(LoadingReport.Phase(name: name, seconds: start.duration(to: .now).seconds))
+        return result
     }
 }

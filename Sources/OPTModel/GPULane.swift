@@ -42,18 +42,17 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
     }
 
     /// The most rows of a step: streamed weights are used by as many at once.
-    static let mostRows = 2048
+    public static let mostRows = 2048
     /// The most sequences of a step.
-    static let mostSequences = 256
+    public static let mostSequences = 256
     /// A wait that takes longer is a fault: no copy of a block takes a minute.
     static let timeoutSeconds = 60.0
 
-    init(
+    /// Makes the lane's memory; the thread that does leads the lane.
+    public init(
         _ weights: GPUWeights, context: Context, rowCapacity: Int = mostRows,
         logitsCapacity: Int = mostSequences
-    )
-        throws(ModelError)
-    {
+    ) throws(ModelError) {
         self.weights = weights
         self.context = context
         self.rowCapacity = rowCapacity
@@ -82,22 +81,19 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
         }
     }
 
-    /// Loads the weights where `placement` puts them and makes the lane that computes with them.
+    /// Loads the weights where `placement` puts them, and starts streaming those that are elsewhere.
     ///
-    /// Called on the pool's leader thread, which from then on leads the lane.
-    public static func load(
+    /// Called on the pool's leader thread, which then makes the lane and leads it.
+    public static func loadWeights(
         _ configuration: OPTConfiguration, placement: Placement, from source: some TensorSource,
-        pool: WorkerPool,
-        kernels: UnsafePointer<tandem_cpu_kernels>, context: Context, options: GPUWeights.Options,
-        progress: @escaping @Sendable (Int, Int) -> Void
-    ) throws(ModelError) -> GPULane {
+        pool: WorkerPool, kernels: UnsafePointer<tandem_cpu_kernels>, context: Context,
+        options: GPUWeights.Options, progress: @escaping @Sendable (Int, Int) -> Void
+    ) throws(ModelError) -> GPUWeights {
         do {
             try context.makeCurrent()
-            let weights = try GPUWeights(
+            return try GPUWeights(
                 configuration, placement: placement, from: source, pool: pool, kernels: kernels,
-                context: context,
-                options: options, progress: progress)
-            return try GPULane(weights, context: context)
+                context: context, options: options, progress: progress)
         } catch {
             throw ModelError(loading: error)
         }

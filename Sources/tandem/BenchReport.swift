@@ -19,6 +19,9 @@ struct BenchReport: Codable {
     var hiddenBytes: Int
     var peakMemoryBytes: Int?
     var loadingSeconds: Double
+    var loadingPhases: [LoadingReport.Phase]
+    /// From the program's start to the first token, the measurements left out.
+    var startToFirstTokenSeconds: Double?
 
     var prefillSeconds: Double
     var decodeSeconds: Double
@@ -62,6 +65,7 @@ struct BenchReport: Codable {
         hiddenBytes = batchSize * (promptLength + generationLength) * configuration.hiddenSize * 2
         peakMemoryBytes = HostMemory.peakResidentByteCount
         loadingSeconds = engine.loading.seconds
+        loadingPhases = engine.loading.phases
         prefillSeconds = generation.prefillSeconds
         let meanStep = steps.isEmpty ? 0 : generation.decodeSeconds / Double(steps.count)
         decodeSeconds = meanStep * Double(generationLength - 1)
@@ -126,12 +130,20 @@ struct BenchReport: Codable {
                     + "decode throughput: \(decodeTokensPerSecond.formatted(decimals: 3)) token/s",
                 "total latency: \(totalSeconds.formatted(decimals: 3)) s   "
                     + "total throughput: \(totalTokensPerSecond.formatted(decimals: 3)) token/s",
+                "  of it "
+                    + loadingPhases.map { "\($0.name) \($0.seconds.formatted(decimals: 3)) s" }.joined(
+                        separator: ", "),
                 "time to first token: \((prefillSeconds * 1e3).formatted(decimals: 1)) ms",
             ]
         if let stepMillisecondsP50, let stepMillisecondsP99 {
             lines.append(
                 "per token: p50 \(stepMillisecondsP50.formatted(decimals: 2)) ms   "
                     + "p99 \(stepMillisecondsP99.formatted(decimals: 2)) ms")
+        }
+        if let startToFirstTokenSeconds {
+            lines.append(
+                "from the program's start to the first token: "
+                    + "\(startToFirstTokenSeconds.formatted(decimals: 3)) s, measurements left out")
         }
         if measuredSteps < generationLength - 1 {
             lines.append("projected from \(measuredSteps) of \(generationLength - 1) decode steps")

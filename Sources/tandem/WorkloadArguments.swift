@@ -63,6 +63,8 @@ struct WorkloadArguments: ParsableArguments {
         let profiler = HardwareProfiler(engine)
         let session = try await engine.makeSession(
             capacities: Array(repeating: promptLen + genLen, count: batchSize))
+        // What has been done so far, but for measuring, stands between the program's start and its first token.
+        let secondsBefore = ProcessAge.seconds
         var samples: [MachineLimits] = []
         for _ in 0..<3 { samples.append(try await MachineLimits(measuredBy: profiler)) }
         let timeline = debugMode != nil || trace != nil ? try await engine.startTimeline() : nil
@@ -80,6 +82,7 @@ struct WorkloadArguments: ParsableArguments {
         var result = BenchReport(
             engine: engine, generation: report, promptLength: promptLen, generationLength: genLen,
             limits: MachineLimits(medianOf: samples))
+        result.startToFirstTokenSeconds = secondsBefore.map { $0 + report.prefillSeconds }
         if debugMode == .breakdown { result.breakdown = Breakdown(spans).lines }
         return result
     }

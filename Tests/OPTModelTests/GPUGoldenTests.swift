@@ -44,6 +44,29 @@ import Testing
         }
     }
 
+    @Test(arguments: placements)
+    func `every weight that is not on the GPU is streamed once a pass, and no other`(placement: [Double])
+        throws
+    {
+        let golden = try #require(GoldenCase.all.first { $0.name == "post-norm" })
+        let model = try LoadedModel(golden.folder, onGPU: try PlacementRequest(perLayerPercent: placement))
+        let weights = try #require(model.gpuWeights)
+        var byCount: [Bool: Int] = [:]
+        for block in weights.streamer?.blocks ?? [] {
+            if case .disk = block.source { byCount[true, default: 0] += block.byteCount }
+            if case .host(let runs) = block.source {
+                byCount[false, default: 0] += block.byteCount
+                #expect(runs.reduce(0) { $0 + $1.count } == block.byteCount)
+            }
+        }
+        #expect(byCount[false, default: 0] == weights.placement.streamedByteCount(from: .cpu))
+        #expect(byCount[true, default: 0] == weights.placement.streamedByteCount(from: .disk))
+        let heads = weights.layers.map { $0.attention.reduce(0) { $0 + $1.heads.count } }
+        #expect(heads.allSatisfy { $0 == model.configuration.headCount })
+        let neurons = weights.layers.map { $0.mlp.reduce(0) { $0 + $1.neurons.count } }
+        #expect(neurons.allSatisfy { $0 == model.configuration.feedForwardSize })
+    }
+
     @Test func `one staging slot gives the same tokens as four`() throws {
         let golden = try #require(GoldenCase.all.first { $0.name == "pre-norm" })
         let request = try PlacementRequest(perLayerPercent: Self.placements[4])

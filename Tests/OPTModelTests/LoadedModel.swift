@@ -13,6 +13,7 @@ struct LoadedModel {
     let decoder: Decoder
     let pool: WorkerPool
     let configuration: OPTConfiguration
+    private(set) var gpuWeights: GPUWeights?
 
     struct Result {
         var tokens: [[Int32]]
@@ -44,12 +45,13 @@ struct LoadedModel {
         let configuration = try OPTConfiguration(folder: folder)
         pool = WorkerPool(workerCount: 2)
         self.configuration = configuration
-        let lane = try GPULane.load(
+        let weights = try GPULane.loadWeights(
             configuration, placement: Placement(configuration.shape, request),
             from: try CheckpointFiles(folder: folder), pool: pool, kernels: fastestKernels!, context: context,
             options: GPUWeights.Options(stagingSlotCount: stagingSlotCount, offloadFolder: "/var/tmp")
         ) { _, _ in }
-        decoder = Decoder(lane)
+        gpuWeights = weights
+        decoder = Decoder(try GPULane(weights, context: context))
     }
 
     /// - Parameter choosesOnLane: the lane chooses the tokens, and there are no logits.
