@@ -1,11 +1,16 @@
 import CUDA
 import CUDAKernelImage
+import Synchronization
 
 /// Keys and values of several sequences in GPU memory, fp16, laid out as `KVCache`:
 /// [sequence][layer][key, value][head][position][head dimension].
 final class GPUKVCache: LaneCache {
     let capacities: [Int]
     let byteCount: Int
+    /// Different for every cache of the process, unlike its address in memory.
+    let number: Int
+
+    private static let count = Atomic<Int>(0)
     private let buffer: DeviceBuffer
     private let addresses: [UInt64]
     /// fp32, for attention that is cut over the positions.
@@ -17,6 +22,7 @@ final class GPUKVCache: LaneCache {
         throws(CUDAError)
     {
         self.capacities = capacities
+        number = Self.count.wrappingAdd(1, ordering: .relaxed).newValue
         let bytesPerPosition = KVCache.byteCountPerPosition(configuration)
         var layout = DeviceLayout()
         let offsets = capacities.map { layout.add($0 * bytesPerPosition) }

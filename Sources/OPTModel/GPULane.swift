@@ -38,7 +38,7 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
     private struct GraphKey: Hashable {
         var rowCount: Int
         var partCount: Int
-        var cache: ObjectIdentifier
+        var cacheNumber: Int
     }
 
     /// The most rows of a step: streamed weights are used by as many at once.
@@ -235,10 +235,10 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
     private func graph(for pass: Pass, _ cache: GPUKVCache, _ layout: StepBlock.Layout) throws
         -> GraphExecutable
     {
-        let key = GraphKey(rowCount: pass.rowCount, partCount: pass.partCount, cache: ObjectIdentifier(cache))
+        let key = GraphKey(rowCount: pass.rowCount, partCount: pass.partCount, cacheNumber: cache.number)
         if let graph = graphs[key] { return graph }
         // A cache's address is part of its graphs: those of caches that are gone go too.
-        graphs = graphs.filter { $0.key.cache == key.cache }
+        graphs = graphs.filter { $0.key.cacheNumber == key.cacheNumber }
         let graph = try Graph(capturing: stream) { () throws(CUDAError) in
             try enqueue(pass, cache, layout)
         }.instantiate()

@@ -182,7 +182,7 @@ final class GPUWeightsBuilder<Source: TensorSource> {
         try loader.load(parts)
     }
 
-    /// The layer's part in CPU memory; nil where it has none. Its biases and norms serve nobody here and are left out.
+    /// The layer's part in CPU memory; nil where it has none.
     private func hostShard(layer: Int, heads: Range<Int>, neurons: Range<Int>) throws -> HostShard? {
         if heads.isEmpty && neurons.isEmpty { return nil }
         let shard = try LayerShard(tensors, layer: layer, heads: heads, neurons: neurons)

@@ -127,13 +127,13 @@ struct BenchReport: Codable {
                 "loading took: "
                     + loadingPhases.map { "\($0.name) \($0.seconds.formatted(decimals: 3)) s" }.joined(
                         separator: ", "),
-            "prefill latency: \(prefillSeconds.formatted(decimals: 3)) s   "
+                "prefill latency: \(prefillSeconds.formatted(decimals: 3)) s   "
                     + "prefill throughput: \(prefillTokensPerSecond.formatted(decimals: 3)) token/s",
                 "decode latency: \(decodeSeconds.formatted(decimals: 3)) s   "
                     + "decode throughput: \(decodeTokensPerSecond.formatted(decimals: 3)) token/s",
                 "total latency: \(totalSeconds.formatted(decimals: 3)) s   "
                     + "total throughput: \(totalTokensPerSecond.formatted(decimals: 3)) token/s",
-                    "time to first token: \((prefillSeconds * 1e3).formatted(decimals: 1)) ms",
+                "time to first token: \((prefillSeconds * 1e3).formatted(decimals: 1)) ms",
             ]
         if let stepMillisecondsP50, let stepMillisecondsP99 {
             lines.append(
