@@ -86,6 +86,12 @@ public final class OffloadFile: Sendable {
         return nil
     }
 
+    /// Brings what was written to the disk, and out of the page cache where that was used.
+    func settle() {
+        _ = fdatasync(descriptor)
+        _ = posix_fadvise(descriptor, 0, 0, POSIX_FADV_DONTNEED)
+    }
+
     private static func open(_ folder: FilePath, extraFlags: Int32) -> Int32 {
         let unnamed = Glibc.open(folder.string, Self.unnamedFlags | O_RDWR | extraFlags, 0o600)
         if unnamed >= 0 { return unnamed }
