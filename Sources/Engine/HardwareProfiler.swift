@@ -64,7 +64,8 @@ public struct HardwareProfiler: Sendable {
     }
 }
 
-private final class ReadTask: WorkerTask, @unchecked Sendable {  // each worker writes its own checksum
+/// Reads regions of memory, each worker a share of each.
+final class ReadTask: WorkerTask, @unchecked Sendable {  // each worker writes its own checksum
     typealias Read = @convention(c) (UnsafeRawPointer?, Int) -> UInt64
 
     private let regions: [UnsafeRawBufferPointer]

@@ -1,5 +1,3 @@
-import Glibc
-
 /// The memory of this machine and this process, as the system tells.
 public enum HostMemory {
     /// The bytes that can still be taken without swapping: the least that the machine and the process's control
@@ -17,23 +15,10 @@ public enum HostMemory {
     public static var peakResidentByteCount: Int? { kilobytes("VmHWM", in: "/proc/self/status") }
 
     private static func number(in path: String) -> Int? {
-        text(of: path).flatMap { Int($0.prefix { $0.isNumber }) }
+        SystemFile.text(of: path).flatMap { Int($0.prefix { $0.isNumber }) }
     }
 
     private static func kilobytes(_ entry: String, in path: String) -> Int? {
-        guard let lines = text(of: path)?.split(separator: "\n") else { return nil }
-        for line in lines where line.hasPrefix(entry + ":") {
-            return Int(line.drop { !$0.isNumber }.prefix { $0.isNumber }).map { $0 << 10 }
-        }
-        return nil
-    }
-
-    private static func text(of path: String) -> String? {
-        // The files of /proc have no size to read by.
-        guard let file = fopen(path, "r") else { return nil }
-        defer { fclose(file) }
-        var bytes = [UInt8](repeating: 0, count: 64 << 10)
-        let count = fread(&bytes, 1, bytes.count, file)
-        return String(decoding: bytes.prefix(count), as: UTF8.self)
+        SystemFile.entry(entry, in: path).flatMap { Int($0.prefix { $0.isNumber }) }.map { $0 << 10 }
     }
 }

@@ -1,7 +1,6 @@
 import CPUKernels
 import CUDA
 import Checkpoints
-import FoundationEssentials
 import HostRuntime
 import OPTModel
 import Placement
@@ -72,7 +71,7 @@ struct LaneLoader {
 
     private func loadGPU(_ source: some TensorSource, _ context: Context) throws -> GPULane {
         let shape = configuration.shape
-        let folder = options.offloadFolder ?? Self.defaultOffloadFolder
+        let folder = options.offloadFolder ?? CacheFolder.path
         let budget = MemoryBudget(
             gpuByteCount: max(0, try context.freeByteCount - Self.reservedGPUByteCount),
             cpuByteCount: HostMemory.availableByteCount ?? .max,
@@ -108,16 +107,7 @@ struct LaneLoader {
     private var slotCount: Int { options.overlaps ? options.stagingSlotCount : 1 }
 
     /// Left to the driver for what it needs itself.
-    private static let reservedGPUByteCount = 256 << 20
-
-    private static var defaultOffloadFolder: FilePath {
-        let environment = ProcessInfo.processInfo.environment
-        if let cache = environment["XDG_CACHE_HOME"], !cache.isEmpty {
-            return FilePath(cache).appending("tandem")
-        }
-        if let home = environment["HOME"] { return FilePath(home).appending(".cache/tandem") }
-        return "/var/tmp/tandem"
-    }
+    static let reservedGPUByteCount = 256 << 20
 }
 
 /// What parts of loading took, in order.
