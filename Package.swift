@@ -62,10 +62,15 @@ let package = Package(
         .testTarget(
             name: "OPTModelTests",
             dependencies: [
-                "OPTModel", "Placement", "CUDA", "HostRuntime",
+                "OPTModel", "Placement", "CUDA", "CUDAKernelImage", "CPUKernels", "HostRuntime",
                 .product(name: "SystemPackage", package: "swift-system"),
             ]),
-        .testTarget(name: "EngineTests", dependencies: ["Engine", "AllocationCounter"]),
+        .testTarget(
+            name: "EngineTests",
+            dependencies: [
+                "Engine", "OPTModel", "Placement", "CUDAKernelImage", "AllocationCounter",
+                .product(name: "SystemPackage", package: "swift-system"),
+            ]),
         .testTarget(
             name: "tandemTests",
             dependencies: [

@@ -93,8 +93,12 @@ extension ScalarReference {
             allowed[$0] == allowed[$1] ? $0 < $1 : allowed[$0] > allowed[$1]
         }
         let (count, margin) = keptCount(order.map { weights[$0] }, choice)
-        return pick(
+        var picked = pick(
             Array(order.prefix(count)), weights, uniform: Double(choice.uniform), margin: margin)
+        // Equals have no order among the likeliest.
+        let weight = weights[Int(picked.token)]
+        if weights.count(where: { $0 == weight }) > 1 { picked.margin = 0 }
+        return picked
     }
 
     /// How many of the weights, largest first, top-k and top-p leave, and how far that is from another number.

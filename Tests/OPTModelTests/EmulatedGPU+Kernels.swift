@@ -1,0 +1,219 @@
+import CPUKernels
+import CUDAKernelImage
+
+@testable import OPTModel
+
+/// The kernels, as `CUDAKernels.h` describes them.
+extension EmulatedGPU {
+    static func embed(_ a: tandem_gpu_embed, rowCount: Int) {
+        let (hidden, width) = (Int(a.hidden), Int(a.embedding))
+        for row in 0..<rowCount {
+            let place = pointer(a.rows, to: tandem_gpu_row.self)[row]
+            let token = pointer(place.token_row, to: UInt16.self)
+            let position = pointer(place.position_row, to: UInt16.self)
+            let residual = pointer(a.residual, to: Float.self) + row * hidden
+            if a.gathered == 0 {
+                cpu.embed(token, position, residual, hidden)
+            } else {
+                cpu.float_from_half(position, residual, hidden)
+                (pointer(a.gathered, to: UInt16.self) + row * width).update(from: token, count: width)
+            }
+        }
+        spoil(pointer(a.residual, to: Float.self), count: rowCount * hidden)
+    }
+
+    static func layerNorm(_ a: tandem_gpu_layer_norm, rowCount: Int) {
+        let hidden = Int(a.hidden)
+        for row in 0..<rowCount {
+            let source = a.row_indices == 0 ? row : Int(pointer(a.row_indices, to: UInt32.self)[row])
+            let x = pointer(a.x, to: Float.self) + source * hidden
+            var values = Array(UnsafeBufferPointer(start: x, count: hidden))
+            if a.normalize != 0 {
+                values = normalized(x, hidden, weight: a.weight, bias: a.bias, epsilon: a.epsilon)
+            }
+            let y = pointer(a.y, to: UInt16.self) + row * hidden
+            cpu.half_from_float(values, y, hidden)
+            if a.keep != 0 { x.update(from: values, count: hidden) }
+        }
+        if a.keep != 0 {
+            spoil(pointer(a.x, to: Float.self), count: rowCount * hidden)
+        } else {
+            spoil(pointer(a.y, to: Float16.self), count: rowCount * hidden)
+        }
+    }
+
+    private static func normalized(
+        _ x: UnsafePointer<Float>, _ width: Int, weight: UInt64, bias: UInt64, epsilon: Float
+    ) -> [Float] {
+        var y = [Float](repeating: 0, count: width)
+        y.withUnsafeMutableBufferPointer {
+            var arguments = CPUKernels.tandem_layer_norm(
+                x: x, x_stride: width, y: $0.baseAddress, y_stride: width,
+                weight: weight == 0 ? nil : UnsafePointer(pointer(weight, to: Float.self)),
+                bias: bias == 0 ? nil : UnsafePointer(pointer(bias, to: Float.self)), rows: 1, width: width,
+                epsilon: epsilon)
+            cpu.layer_norm(&arguments)
+        }
+        return y
+    }
+
+    // MARK: Products
+
+    static func linear(_ a: tandem_gpu_linear) {
+        let (rows, inputs, outputs) = (Int(a.rows), Int(a.inputs), Int(a.outputs))
+        var x: [Float]
+        if a.residual != 0 {
+            x = []
+            for row in 0..<rows {
+                let values = normalized(
+                    pointer(a.residual, to: Float.self) + row * inputs, inputs, weight: a.norm_weight,
+                    bias: a.norm_bias, epsilon: a.epsilon)
+                x += values.map { Float(Float16($0)) }
+            }
+        } else {
+            x = floats(a.x, rows: rows, stride: Int(a.x_stride), columns: inputs)
+        }
+        let y = products(x, a.weights, rows: rows, inputs: inputs, outputs: outputs, isTransposed: false)
+        let stride = Int(a.y_stride)
+        for row in 0..<rows {
+            for output in 0..<outputs {
+                let value = activated(y[row * outputs + output], a.bias, output, a.activation)
+                if a.y_is_float != 0 {
+                    pointer(a.y, to: Float.self)[row * stride + output] = value
+                } else {
+                    pointer(a.y, to: Float16.self)[row * stride + output] = Float16(value)
+                }
+            }
+        }
+        let count = (rows - 1) * stride + outputs
+        if a.y_is_float != 0 {
+            spoil(pointer(a.y, to: Float.self), count: count)
+        } else {
+            spoil(pointer(a.y, to: Float16.self), count: count)
+        }
+    }
+
+    static func linearTransposed(_ a: tandem_gpu_linear_transposed) {
+        let (rows, inputs, outputs) = (Int(a.rows), Int(a.inputs), Int(a.outputs))
+        let x = floats(a.x, rows: rows, stride: Int(a.x_stride), columns: inputs)
+        let y = products(x, a.weights, rows: rows, inputs: inputs, outputs: outputs, isTransposed: true)
+        accumulate(y, a.bias, a.residual, rows: rows, outputs: outputs)
+    }
+
+    static func gemm(_ a: tandem_gpu_gemm) {
+        let (rows, inputs, outputs) = (Int(a.rows), Int(a.inputs), Int(a.outputs))
+        let x = floats(a.x, rows: rows, stride: Int(a.x_stride), columns: inputs)
+        let y = products(
+            x, a.weights, rows: rows, inputs: inputs, outputs: outputs, isTransposed: a.transposed != 0)
+        if a.residual != 0 {
+            accumulate(y, a.bias, a.residual, rows: rows, outputs: outputs)
+            return
+        }
+        let stride = Int(a.y_stride)
+        let result = pointer(a.y, to: Float16.self)
+        for row in 0..<rows {
+            for output in 0..<outputs {
+                result[row * stride + output] = Float16(
+                    activated(y[row * outputs + output], a.bias, output, a.activation))
+            }
+        }
+        spoil(result, count: (rows - 1) * stride + outputs)
+    }
+
+    private static func floats(_ address: UInt64, rows: Int, stride: Int, columns: Int) -> [Float] {
+        var result = [Float](repeating: 0, count: rows * columns)
+        result.withUnsafeMutableBufferPointer { result in
+            for row in 0..<rows {
+                cpu.float_from_half(
+                    pointer(address, to: UInt16.self) + row * stride, result.baseAddress! + row * columns,
+                    columns)
+            }
+        }
+        return result
+    }
+
+    /// x · Wᵀ as [rows, outputs], by the CPU's kernels of few rows.
+    private static func products(
+        _ x: [Float], _ weights: UInt64, rows: Int, inputs: Int, outputs: Int, isTransposed: Bool
+    ) -> [Float] {
+        var y = [Float](repeating: 0, count: rows * outputs)
+        let w = UnsafePointer(pointer(weights, to: UInt16.self))
+        x.withUnsafeBufferPointer { x in
+            y.withUnsafeMutableBufferPointer { y in
+                for first in stride(from: 0, to: rows, by: 32) {
+                    let count = min(32, rows - first)
+                    let xFirst = x.baseAddress! + first * inputs
+                    let yFirst = y.baseAddress! + first * outputs
+                    if isTransposed {
+                        var arguments = tandem_linear_transposed(
+                            x: xFirst, x_stride: inputs, weights: w, y: yFirst, y_stride: outputs,
+                            rows: count, inputs: inputs, outputs: outputs)
+                        cpu.linear_transposed(&arguments)
+                    } else {
+                        var arguments = CPUKernels.tandem_linear(
+                            x: xFirst, x_stride: inputs, weights: w, bias: nil, y: yFirst, y_stride: outputs,
+                            rows: count, inputs: inputs, outputs: outputs, activation: TANDEM_IDENTITY)
+                        cpu.linear(&arguments)
+                    }
+                }
+            }
+        }
+        return y
+    }
+
+    private static func activated(_ sum: Float, _ bias: UInt64, _ output: Int, _ activation: UInt32) -> Float
+    {
+        let sum = bias == 0 ? sum : sum + pointer(bias, to: Float.self)[output]
+        return Float(ScalarReference.activated(Double(sum), activation))
+    }
+
+    private static func accumulate(
+        _ y: [Float], _ bias: UInt64, _ residual: UInt64, rows: Int, outputs: Int
+    ) {
+        let result = pointer(residual, to: Float.self)
+        for row in 0..<rows {
+            for output in 0..<outputs {
+                result[row * outputs + output] += activated(y[row * outputs + output], bias, output, 0)
+            }
+        }
+        spoil(result, count: rows * outputs)
+    }
+
+    // MARK: Sampling, flags, reading
+
+    static func sample(_ a: tandem_gpu_sample) {
+        let vocabulary = Int(a.vocabulary)
+        for row in 0..<Int(a.rows) {
+            let logits = UnsafeBufferPointer(
+                start: pointer(a.logits, to: Float.self) + row * vocabulary, count: vocabulary)
+            let choice = pointer(a.choices, to: tandem_gpu_choice.self)[row]
+            pointer(a.tokens, to: Int32.self)[row] = ScalarReference.choose(Array(logits), choice).token
+        }
+        switch defect {
+        case .wrongElement: pointer(a.tokens, to: Int32.self)[Int(a.rows) - 1] += 1
+        case .strayElement: pointer(a.tokens, to: Int32.self)[Int(a.rows)] = 0
+        default: break
+        }
+        pointer(a.sequence_number, to: UInt32.self).pointee = pointer(a.step, to: UInt32.self).pointee
+    }
+
+    static func signal(_ a: tandem_gpu_signal) {
+        pointer(a.flag, to: UInt32.self).pointee = a.value
+        if a.notice != 0 { pointer(a.notice, to: UInt32.self).pointee = a.notice_value }
+    }
+
+    /// Nothing runs beside it: a flag that is not set yet is taken for one that another stream will set, unless there is
+    /// little time.
+    static func wait(_ a: tandem_gpu_wait) {
+        if pointer(a.flag, to: UInt32.self).pointee == a.value || a.timeout_nanoseconds > 1_000_000_000 {
+            return
+        }
+        pointer(a.failure, to: UInt32.self).pointee = 1
+    }
+
+    static func read(_ a: tandem_gpu_read) {
+        let words = UnsafeBufferPointer(
+            start: pointer(a.bytes, to: UInt32.self), count: Int(a.byte_count) / 16 * 4)
+        for word in words { pointer(a.digest, to: UInt32.self).pointee &+= word }
+    }
+}

@@ -1,0 +1,164 @@
+import CPUKernels
+import CUDAKernelImage
+import Glibc
+
+@testable import CUDA
+@testable import OPTModel
+
+/// A driver whose GPU is this processor: its memory is the host's, and its kernels are the CPU's, done when they are
+/// launched. It shows that a check lays out and judges what a kernel is given, on a machine without a GPU.
+enum EmulatedGPU {
+    /// What is wrong with its kernels.
+    enum Defect {
+        case none
+        /// They do nothing.
+        case idle
+        /// They cannot be launched.
+        case failing
+        /// The last element of a result is too large by one.
+        case wrongElement
+        /// The element behind a result is overwritten.
+        case strayElement
+    }
+
+    nonisolated(unsafe) static var defect = Defect.none
+    /// Between two records of events: nobody looks at results then.
+    nonisolated(unsafe) private static var isTimed = false
+    nonisolated(unsafe) private static var kernelNames: [String] = []
+    nonisolated(unsafe) static let cpu =
+        (tandem_cpu_kernels_for(TANDEM_AVX2)
+        ?? tandem_cpu_kernels_for(TANDEM_PORTABLE))!.pointee
+
+    static func context() throws -> Context {
+        let driver = try CUDADriver(functions: functions())
+        return try Context(
+            device: Device(
+                index: 0, name: "emulated", computeCapability: 90, totalByteCount: 1 << 30,
+                multiprocessorCount: 132, maxSharedByteCountPerBlock: 0, l2ByteCount: 0, pciBusID: "",
+                handle: 0, driver: driver))
+    }
+
+    private static func functions() throws -> DriverFunctions {
+        try DriverFunctions { name in
+            switch name {
+            case "cuMemAlloc_v2": unsafeBitCast(allocate, to: UnsafeMutableRawPointer.self)
+            case "cuMemFree_v2": unsafeBitCast(free, to: UnsafeMutableRawPointer.self)
+            case "cuMemcpyHtoDAsync_v2": unsafeBitCast(upload, to: UnsafeMutableRawPointer.self)
+            case "cuMemcpyDtoHAsync_v2": unsafeBitCast(download, to: UnsafeMutableRawPointer.self)
+            case "cuMemsetD8Async": unsafeBitCast(fill, to: UnsafeMutableRawPointer.self)
+            case "cuModuleGetFunction": unsafeBitCast(findKernel, to: UnsafeMutableRawPointer.self)
+            case "cuEventRecord": unsafeBitCast(record, to: UnsafeMutableRawPointer.self)
+            case "cuLaunchKernelEx": unsafeBitCast(launch, to: UnsafeMutableRawPointer.self)
+            default: unsafeBitCast(succeed, to: UnsafeMutableRawPointer.self)
+            }
+        }
+    }
+
+    // MARK: The driver's functions
+
+    private static let succeed: @convention(c) () -> CUresult = { 0 }
+
+    private static let record: @convention(c) (OpaquePointer?, OpaquePointer?) -> CUresult = { _, _ in
+        isTimed.toggle()
+        return 0
+    }
+
+    private static let allocate: @convention(c) (UnsafeMutablePointer<DeviceAddress>, Int) -> CUresult = {
+        $0.pointee = UInt64(UInt(bitPattern: aligned_alloc(256, ($1 + 255) / 256 * 256)))
+        return 0
+    }
+
+    private static let free: @convention(c) (DeviceAddress) -> CUresult = {
+        Glibc.free(pointer($0, to: UInt8.self))
+        return 0
+    }
+
+    private static let upload:
+        @convention(c) (DeviceAddress, UnsafeRawPointer, Int, OpaquePointer?) -> CUresult = {
+            destination, source, byteCount, _ in
+            memcpy(pointer(destination, to: UInt8.self), source, byteCount)
+            return 0
+        }
+
+    private static let download:
+        @convention(c) (UnsafeMutableRawPointer, DeviceAddress, Int, OpaquePointer?) -> CUresult = {
+            destination, source, byteCount, _ in
+            memcpy(destination, pointer(source, to: UInt8.self), byteCount)
+            return 0
+        }
+
+    private static let fill: @convention(c) (DeviceAddress, UInt8, Int, OpaquePointer?) -> CUresult = {
+        destination, byte, byteCount, _ in
+        memset(pointer(destination, to: UInt8.self), Int32(byte), byteCount)
+        return 0
+    }
+
+    /// A kernel's handle is its number among those that were asked for, from 1.
+    private static let findKernel:
+        @convention(c) (
+            UnsafeMutablePointer<OpaquePointer?>, OpaquePointer?, UnsafePointer<CChar>
+        ) -> CUresult = { handle, _, name in
+            kernelNames.append(String(cString: name))
+            handle.pointee = OpaquePointer(bitPattern: kernelNames.count)
+            return 0
+        }
+
+    private static let launch:
+        @convention(c) (
+            UnsafeRawPointer, OpaquePointer?, UnsafeMutablePointer<UnsafeMutableRawPointer?>,
+            UnsafeMutablePointer<UnsafeMutableRawPointer?>?
+        ) -> CUresult = { configuration, kernel, parameters, _ in
+            if defect == .failing { return 700 }
+            if defect == .idle || isTimed { return 0 }
+            let configuration = configuration.load(as: LaunchConfiguration.self)
+            run(
+                kernelNames[Int(bitPattern: kernel) - 1].dropFirst("tandem_kernel_".count),
+                blocks: Int(configuration.gridX), parameters[0]!)
+            return 0
+        }
+
+    private static func run(_ name: Substring, blocks: Int, _ arguments: UnsafeMutableRawPointer) {
+        if name == "embed" {
+            embed(arguments.load(as: tandem_gpu_embed.self), rowCount: blocks)
+        } else if name == "layer_norm" {
+            layerNorm(arguments.load(as: tandem_gpu_layer_norm.self), rowCount: blocks)
+        } else if name.hasPrefix("linear_transposed") {
+            linearTransposed(arguments.load(as: tandem_gpu_linear_transposed.self))
+        } else if name.hasPrefix("linear") {
+            linear(arguments.load(as: tandem_gpu_linear.self))
+        } else if name.hasPrefix("gemm") {
+            gemm(arguments.load(as: tandem_gpu_gemm.self))
+        } else if name.hasPrefix("store_keys_values") {
+            store(arguments.load(as: tandem_gpu_store_keys_values.self), rowCount: blocks)
+        } else if name.hasPrefix("attention_decode") {
+            attentionDecode(arguments.load(as: tandem_gpu_attention_decode.self))
+        } else if name.hasPrefix("attention_prefill") {
+            attentionPrefill(arguments.load(as: tandem_gpu_attention_prefill.self))
+        } else if name == "sample" {
+            sample(arguments.load(as: tandem_gpu_sample.self))
+        } else if name == "signal" {
+            signal(arguments.load(as: tandem_gpu_signal.self))
+        } else if name == "wait" {
+            wait(arguments.load(as: tandem_gpu_wait.self))
+        } else if name == "read" {
+            read(arguments.load(as: tandem_gpu_read.self))
+        } else {
+            fatalError("EmulatedGPU: \(name)")
+        }
+    }
+
+    // MARK: Memory
+
+    static func pointer<Element>(_ address: UInt64, to type: Element.Type) -> UnsafeMutablePointer<Element> {
+        UnsafeMutablePointer(bitPattern: UInt(address))!
+    }
+
+    /// Does to a result of so many elements what the defect asks.
+    static func spoil<Element: BinaryFloatingPoint>(_ result: UnsafeMutablePointer<Element>, count: Int) {
+        switch defect {
+        case .wrongElement: result[count - 1] += 1
+        case .strayElement: result[count] = 0
+        default: break
+        }
+    }
+}
