@@ -71,7 +71,9 @@ extension MachineReport {
                 "\(count) \(count == 1 ? "operation" : "operations") of the GPU went wrong: do not trust what it "
                     + "computes. Compute on the CPU (--device cpu), and report the failures above.")
             if checks.count < checkCount {
-                sentences.append("The GPU stopped, and \(checkCount - checks.count) checks were not done.")
+                let count = checkCount - checks.count
+                sentences.append(
+                    "The GPU stopped, and \(count) \(count == 1 ? "check was" : "checks were") not done.")
             }
         }
         sentences.append(roomSentence)

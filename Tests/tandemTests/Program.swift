@@ -15,12 +15,14 @@ struct Program {
         .appending(path: "tandem")
 
     static func run(
-        _ arguments: [String], input: Data = Data(), folder: URL? = nil, interruptsAtOutput: Bool = false
+        _ arguments: [String], input: Data = Data(), folder: URL? = nil,
+        environment: [String: String] = [:], interruptsAtOutput: Bool = false
     ) throws -> Result {
         let process = Process()
         process.executableURL = url
         process.arguments = arguments
         process.currentDirectoryURL = folder
+        process.environment = ProcessInfo.processInfo.environment.merging(environment) { $1 }
         let standardInput = Pipe()
         // Files, not pipes: a pipe that nobody empties stops the program.
         let output = try TemporaryFile()
