@@ -1,5 +1,7 @@
 import CPUKernels
 import CUDAKernelImage
+import Glibc
+import Synchronization
 
 @testable import OPTModel
 
@@ -194,17 +196,29 @@ extension EmulatedGPU {
         case .strayElement: pointer(a.tokens, to: Int32.self)[Int(a.rows)] = 0
         default: break
         }
-        pointer(a.sequence_number, to: UInt32.self).pointee = pointer(a.step, to: UInt32.self).pointee
+        flag(a.sequence_number).pointee.store(
+            pointer(a.step, to: UInt32.self).pointee, ordering: .releasing)
     }
 
     static func signal(_ a: tandem_gpu_signal) {
-        pointer(a.flag, to: UInt32.self).pointee = a.value
-        if a.notice != 0 { pointer(a.notice, to: UInt32.self).pointee = a.notice_value }
+        flag(a.flag).pointee.store(a.value, ordering: .releasing)
+        if a.notice != 0 { flag(a.notice).pointee.store(a.notice_value, ordering: .releasing) }
     }
 
-    /// Nothing runs beside it: a flag that is not set yet is taken for one that another stream will set, unless there is
+    /// Unless streams run beside each other, a flag that is not set yet is taken for one that another stream will set, unless there is
     /// little time.
     static func wait(_ a: tandem_gpu_wait) {
+        if isConcurrent {
+            let end = ContinuousClock.now + .seconds(20)
+            while flag(a.flag).pointee.load(ordering: .acquiring) != a.value {
+                if ContinuousClock.now > end {
+                    flag(a.failure).pointee.store(1, ordering: .releasing)
+                    return
+                }
+                usleep(10)
+            }
+            return
+        }
         if pointer(a.flag, to: UInt32.self).pointee == a.value || a.timeout_nanoseconds > 1_000_000_000 {
             return
         }

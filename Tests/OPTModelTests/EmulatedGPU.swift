@@ -1,6 +1,7 @@
 import CPUKernels
 import CUDAKernelImage
 import Glibc
+import Synchronization
 
 @testable import CUDA
 @testable import OPTModel
@@ -22,8 +23,14 @@ enum EmulatedGPU {
     }
 
     nonisolated(unsafe) static var defect = Defect.none
+    /// Whether streams run beside each other, as a lane's do: a wait waits for another thread, and events are not there
+    /// to time anything.
+    nonisolated(unsafe) static var isConcurrent = false
     /// Between two records of events: nobody looks at results then.
     nonisolated(unsafe) private static var isTimed = false
+    /// What is being captured, and what has been, by a graph's number from 1.
+    nonisolated(unsafe) private static var capture: Capture?
+    nonisolated(unsafe) private static var graphs: [Capture] = []
     nonisolated(unsafe) private static var kernelNames: [String] = []
     nonisolated(unsafe) static let cpu =
         (tandem_cpu_kernels_for(TANDEM_AVX2)
@@ -38,6 +45,20 @@ enum EmulatedGPU {
                 handle: 0, driver: driver))
     }
 
+    private final class Capture {
+        let thread = pthread_self()
+        var work: [() -> Void] = []
+    }
+
+    /// Does the work at once, or notes it where the calling thread captures.
+    private static func perform(_ work: @escaping () -> Void) {
+        if let capture, pthread_equal(capture.thread, pthread_self()) != 0 {
+            capture.work.append(work)
+        } else {
+            work()
+        }
+    }
+
     private static func functions() throws -> DriverFunctions {
         try DriverFunctions { name in
             switch name {
@@ -45,6 +66,12 @@ enum EmulatedGPU {
             case "cuMemFree_v2": unsafeBitCast(free, to: UnsafeMutableRawPointer.self)
             case "cuMemcpyHtoDAsync_v2": unsafeBitCast(upload, to: UnsafeMutableRawPointer.self)
             case "cuMemcpyDtoHAsync_v2": unsafeBitCast(download, to: UnsafeMutableRawPointer.self)
+            case "cuMemHostGetDevicePointer_v2": unsafeBitCast(map, to: UnsafeMutableRawPointer.self)
+            case "cuStreamWriteValue32_v2": unsafeBitCast(write, to: UnsafeMutableRawPointer.self)
+            case "cuStreamBeginCapture_v2": unsafeBitCast(beginCapture, to: UnsafeMutableRawPointer.self)
+            case "cuStreamEndCapture": unsafeBitCast(endCapture, to: UnsafeMutableRawPointer.self)
+            case "cuGraphInstantiateWithFlags": unsafeBitCast(instantiate, to: UnsafeMutableRawPointer.self)
+            case "cuGraphLaunch": unsafeBitCast(launchGraph, to: UnsafeMutableRawPointer.self)
             case "cuMemsetD8Async": unsafeBitCast(fill, to: UnsafeMutableRawPointer.self)
             case "cuModuleGetFunction": unsafeBitCast(findKernel, to: UnsafeMutableRawPointer.self)
             case "cuEventRecord": unsafeBitCast(record, to: UnsafeMutableRawPointer.self)
@@ -58,8 +85,47 @@ enum EmulatedGPU {
 
     private static let succeed: @convention(c) () -> CUresult = { 0 }
 
+    private static let map:
+        @convention(c) (UnsafeMutablePointer<DeviceAddress>, UnsafeMutableRawPointer, UInt32) -> CUresult = {
+            address, memory, _ in
+            address.pointee = UInt64(UInt(bitPattern: memory))
+            return 0
+        }
+
+    private static let write: @convention(c) (OpaquePointer?, DeviceAddress, UInt32, UInt32) -> CUresult = {
+        _, address, value, _ in
+        flag(address).pointee.store(value, ordering: .releasing)
+        return 0
+    }
+
+    private static let beginCapture: @convention(c) (OpaquePointer?, Int32) -> CUresult = { _, _ in
+        capture = Capture()
+        return 0
+    }
+
+    private static let endCapture:
+        @convention(c) (OpaquePointer?, UnsafeMutablePointer<OpaquePointer?>) -> CUresult = { _, handle in
+            graphs.append(capture!)
+            capture = nil
+            handle.pointee = OpaquePointer(bitPattern: graphs.count)
+            return 0
+        }
+
+    private static let instantiate:
+        @convention(c) (UnsafeMutablePointer<OpaquePointer?>, OpaquePointer?, UInt64) -> CUresult = {
+            executable, graph, _ in
+            executable.pointee = graph
+            return 0
+        }
+
+    private static let launchGraph: @convention(c) (OpaquePointer?, OpaquePointer?) -> CUresult = {
+        graph, _ in
+        for work in graphs[Int(bitPattern: graph) - 1].work { work() }
+        return 0
+    }
+
     private static let record: @convention(c) (OpaquePointer?, OpaquePointer?) -> CUresult = { _, _ in
-        isTimed.toggle()
+        if !isConcurrent { isTimed.toggle() }
         return 0
     }
 
@@ -76,7 +142,7 @@ enum EmulatedGPU {
     private static let upload:
         @convention(c) (DeviceAddress, UnsafeRawPointer, Int, OpaquePointer?) -> CUresult = {
             destination, source, byteCount, _ in
-            memcpy(pointer(destination, to: UInt8.self), source, byteCount)
+            perform { memcpy(pointer(destination, to: UInt8.self), source, byteCount) }
             return 0
         }
 
@@ -111,9 +177,12 @@ enum EmulatedGPU {
             if defect == .failing { return 700 }
             if defect == .idle || isTimed { return 0 }
             let configuration = configuration.load(as: LaunchConfiguration.self)
-            run(
-                kernelNames[Int(bitPattern: kernel) - 1].dropFirst("tandem_kernel_".count),
-                blocks: Int(configuration.gridX), parameters[0]!)
+            let name = kernelNames[Int(bitPattern: kernel) - 1].dropFirst("tandem_kernel_".count)
+            // A kernel's arguments are its caller's only until the launch returns. None are larger.
+            var copy = [UInt8](UnsafeRawBufferPointer(start: parameters[0]!, count: 160))
+            perform {
+                copy.withUnsafeMutableBytes { run(name, blocks: Int(configuration.gridX), $0.baseAddress!) }
+            }
             return 0
         }
 
@@ -151,6 +220,11 @@ enum EmulatedGPU {
 
     static func pointer<Element>(_ address: UInt64, to type: Element.Type) -> UnsafeMutablePointer<Element> {
         UnsafeMutablePointer(bitPattern: UInt(address))!
+    }
+
+    /// A word that another thread may write.
+    static func flag(_ address: UInt64) -> UnsafeMutablePointer<Atomic<UInt32>> {
+        UnsafeMutableRawPointer(bitPattern: UInt(address))!.assumingMemoryBound(to: Atomic<UInt32>.self)
     }
 
     /// Does to a result of so many elements what the defect asks.

@@ -40,8 +40,13 @@ struct LoadedModel {
     }
 
     /// The model on the GPU, with its weights as `request` has them.
-    init(_ folder: FilePath, onGPU request: PlacementRequest, stagingSlotCount: Int = 4) throws {
-        let context = try Context(device: CUDADriver.load().device())
+    ///
+    /// - Parameter context: nil for the machine's first GPU.
+    init(
+        _ folder: FilePath, onGPU request: PlacementRequest, stagingSlotCount: Int = 4,
+        context: Context? = nil
+    ) throws {
+        let context = try context ?? Context(device: CUDADriver.load().device())
         let configuration = try OPTConfiguration(folder: folder)
         pool = WorkerPool(workerCount: 2)
         self.configuration = configuration
