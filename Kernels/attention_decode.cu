@@ -73,12 +73,12 @@ struct Work {
   __device__ __forceinline__ Work(const tandem_gpu_attention_decode &a, uint32_t dimension)
       : row(blockIdx.z), head(blockIdx.y), part(blockIdx.x) {
     const tandem_gpu_row *r = as<const tandem_gpu_row>(a.rows) + row;
-    const __half *cache = as<const __half>(r->cache);
+    const __half *cache = as<const __half>(a.on_host ? r->host_cache : r->cache);
     const size_t capacity = r->capacity;
     position = r->position;
     part_count = position / PART + 1;
     first = part * PART;
-    const size_t width = size_t(a.heads) * dimension;
+    const size_t width = size_t(a.piece_heads) * dimension;
     query = as<const __half>(a.qkv) + row * 3 * width + head * dimension;
     own_key = query + width;
     own_value = own_key + width;
@@ -94,7 +94,7 @@ struct Work {
                                          float maximum, float total, float sum) const {
     const uint32_t d = threadIdx.x;
     const size_t index = size_t(row) * a.heads + head;
-    __half *out = as<__half>(a.out) + index * dimension;
+    __half *out = as<__half>(a.out) + (size_t(row) * a.piece_heads + head) * dimension;
     if (part_count == 1) {
       if (d < dimension) out[d] = __float2half_rn(sum / total);
       return;

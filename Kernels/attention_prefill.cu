@@ -75,12 +75,12 @@ struct Work {
     count = min(segment.row_count - first, uint32_t(QUERIES));
     const tandem_gpu_row r = as<const tandem_gpu_row>(a.rows)[row];
     position = r.position;
-    out_stride = a.heads * dimension;
+    out_stride = a.piece_heads * dimension;
     query_stride = 3 * out_stride;
     query = as<const __half>(a.qkv) + size_t(row) * query_stride + head * dimension;
     out = as<__half>(a.out) + size_t(row) * out_stride + head * dimension;
     const size_t plane = size_t(a.cache_heads) * r.capacity * dimension;
-    keys = as<const __half>(r.cache) + 2 * a.layer * plane +
+    keys = as<const __half>(a.on_host ? r.host_cache : r.cache) + 2 * a.layer * plane +
            (a.first_head + head) * size_t(r.capacity) * dimension;
     values = keys + plane;
   }

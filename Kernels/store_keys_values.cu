@@ -14,14 +14,15 @@ namespace store_keys_values {
 template <typename Word>
 __device__ __forceinline__ void store(const tandem_gpu_store_keys_values &a, uint32_t dimension) {
   const uint32_t words = dimension / (sizeof(Word) / sizeof(__half));  // of a head
-  const uint32_t width = a.heads * words;
+  const uint32_t width = a.piece_heads * words;
   const tandem_gpu_row row = as<const tandem_gpu_row>(a.rows)[blockIdx.x];
   const Word *from = as<const Word>(a.qkv) + size_t(blockIdx.x) * 3 * width + width;
-  Word *cache = as<Word>(row.cache);
-  for (uint32_t i = threadIdx.x; i < 2 * width; i += STORE_KEYS_VALUES_THREADS) {
+  Word *cache = as<Word>(a.on_host ? row.host_cache : row.cache);
+  for (uint32_t i = threadIdx.x; i < 2 * a.heads * words; i += STORE_KEYS_VALUES_THREADS) {
     const uint32_t head = i / words % a.heads, kind = i / words / a.heads;
     const size_t line = size_t(2 * a.layer + kind) * a.cache_heads + a.first_head + head;
-    cache[(line * row.capacity + row.position) * words + i % words] = from[i];
+    cache[(line * row.capacity + row.position) * words + i % words] =
+        from[kind * width + head * words + i % words];
   }
 }
 

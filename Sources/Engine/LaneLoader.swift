@@ -86,11 +86,11 @@ struct LaneLoader {
         } else {
             placement = try Placement.fitting(shape, budget, working, cache: options.cacheShares)
         }
-        guard placement.cacheHeads.gpu.count == configuration.headCount else {
+        guard placement.cacheHeads.disk.isEmpty else {
             throw EngineError(
                 .invalidOption,
-                "the cache is to lie elsewhere than on the GPU, which is not there yet; give --cache-percent 100 0"
-            )
+                "\(placement.cacheHeads.disk.count) of \(configuration.headCount) heads of the cache would lie on disk, "
+                    + "which is not there yet; give --cache-percent two numbers that add up to 100")
         }
         let weights = try phases.measure("weights") {
             try GPULane.loadWeights(

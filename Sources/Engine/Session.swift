@@ -158,16 +158,29 @@ extension Engine {
         }
     }
 
+    /// Makes sure that the caches fit where they are to lie.
     private func checkMemory(for capacities: [Int]) throws(EngineError) {
-        let onGPU = gpuLane != nil
-        let free = onGPU ? try? gpuLane?.context.freeByteCount : HostMemory.availableByteCount
-        guard let available = free else { return }
         let perPosition = KVCache.byteCountPerPosition(configuration)
-        // The GPU lane's logits were made with the lane.
-        let perSequence = onGPU ? 0 : configuration.vocabularySize * MemoryLayout<Float>.size
-        let needs = capacities.map { perSequence + $0 * perPosition }
+        guard let gpuLane else {
+            // Logits of every sequence stand beside its cache.
+            let perSequence = configuration.vocabularySize * MemoryLayout<Float>.size
+            return try checkMemory(
+                needs: capacities.map { perSequence + $0 * perPosition }, of: HostMemory.availableByteCount,
+                "CPU memory")
+        }
+        let heads = gpuLane.weights.placement.cacheHeads
+        let perHead = perPosition / configuration.headCount
+        try checkMemory(
+            needs: capacities.map { $0 * perHead * heads.gpu.count }, of: try? gpuLane.context.freeByteCount,
+            "GPU memory")
+        try checkMemory(
+            needs: capacities.map { $0 * perHead * heads.cpu.count }, of: HostMemory.availableByteCount,
+            "CPU memory")
+    }
+
+    private func checkMemory(needs: [Int], of free: Int?, _ place: String) throws(EngineError) {
         let needed = needs.reduce(0, +)
-        if needed <= available { return }
+        guard let available = free, needed > available else { return }
         var sum = 0
         let fitting = needs.prefix {
             sum += $0
@@ -175,7 +188,7 @@ extension Engine {
         }.count
         throw EngineError(
             .outOfMemory,
-            "the caches of \(capacities.count) sequences take \(gibibytes(needed)) in \(onGPU ? "GPU" : "CPU") memory, and "
+            "the caches of \(needs.count) sequences take \(gibibytes(needed)) in \(place), and "
                 + "\(gibibytes(available)) are free: "
                 + (fitting > 0
                     ? "use a batch of at most \(fitting), or fewer tokens"

@@ -1,33 +1,49 @@
 import CUDA
 import CUDAKernelImage
+import HostRuntime
+import Placement
 import Synchronization
 
-/// Keys and values of several sequences in GPU memory, fp16, laid out as `KVCache`:
-/// [sequence][layer][key, value][head][position][head dimension].
+/// Keys and values of several sequences, fp16, for the GPU lane: the first heads in GPU memory, the others in pinned
+/// CPU memory, where the GPU reads and writes them in place.
+///
+/// Each part is laid out as `KVCache`: [sequence][layer][key, value][head][position][head dimension].
 final class GPUKVCache: LaneCache {
     let capacities: [Int]
+    /// On both tiers.
     let byteCount: Int
     /// Different for every cache of the process, unlike its address in memory.
     let number: Int
+    /// The heads in GPU memory, and those in CPU memory.
+    let gpuHeads, hostHeads: Range<Int>
+    /// The longest of the capacities.
+    let longestCapacity: Int
+    /// fp32, for attention that is cut over the positions.
+    let partials: UInt64
 
     private static let count = Atomic<Int>(0)
     private let buffer: DeviceBuffer
+    private let hostBuffer: PinnedBuffer?
     private let addresses: [UInt64]
-    /// fp32, for attention that is cut over the positions.
-    let partials: UInt64
-    /// The longest of the capacities.
-    let longestCapacity: Int
+    private let hostAddresses: [UInt64]
 
-    init(_ configuration: OPTConfiguration, capacities: [Int], rowCapacity: Int, context: Context)
-        throws(CUDAError)
-    {
+    init(
+        _ configuration: OPTConfiguration, _ heads: RangeSplit, capacities: [Int], rowCapacity: Int,
+        context: Context
+    ) throws {
         self.capacities = capacities
         number = Self.count.wrappingAdd(1, ordering: .relaxed).newValue
-        let bytesPerPosition = KVCache.byteCountPerPosition(configuration)
-        var layout = DeviceLayout()
-        let offsets = capacities.map { layout.add($0 * bytesPerPosition) }
-        byteCount = layout.byteCount
+        gpuHeads = heads.gpu
+        hostHeads = heads.cpu
         longestCapacity = capacities.max() ?? 0
+        let bytesPerHead = KVCache.byteCountPerPosition(configuration) / configuration.headCount
+
+        var layout = DeviceLayout()
+        let offsets = capacities.map { layout.add($0 * bytesPerHead * heads.gpu.count) }
+        var hostLayout = DeviceLayout()
+        let hostOffsets = capacities.map { hostLayout.add($0 * bytesPerHead * heads.cpu.count) }
+        byteCount = layout.byteCount + hostLayout.byteCount
+
         let partCount = Self.partCount(positions: longestCapacity)
         let rows = min(rowCapacity, capacities.count)
         let partials = layout.add(
@@ -36,10 +52,21 @@ final class GPUKVCache: LaneCache {
         let base = buffer.address
         addresses = offsets.map { base + $0 }
         self.partials = base + partials
+        if heads.cpu.isEmpty {
+            hostBuffer = nil
+            hostAddresses = capacities.map { _ in 0 }
+        } else {
+            let pinned = try PinnedBuffer(try HostBuffer(byteCount: hostLayout.byteCount), context: context)
+            let hostBase = pinned.deviceAddress
+            hostAddresses = hostOffsets.map { hostBase + $0 }
+            hostBuffer = consume pinned
+        }
     }
 
-    /// Where a sequence's keys of its first layer and head begin.
+    /// Where a sequence's keys of its first layer and first head in GPU memory begin.
     func address(of sequence: Int) -> UInt64 { addresses[sequence] }
+    /// Where those in CPU memory begin, for the GPU; 0 where there are none.
+    func hostAddress(of sequence: Int) -> UInt64 { hostAddresses[sequence] }
 
     /// The parts into which decode attention cuts so many positions: an even number, so that few graphs serve all.
     static func partCount(positions: Int) -> Int {

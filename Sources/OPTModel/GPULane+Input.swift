@@ -20,6 +20,7 @@ extension GPULane {
                 let position = Int(batch.positions[row])
                 rows[row] = tandem_gpu_row(
                     cache: cache.address(of: segment.sequence),
+                    host_cache: cache.hostAddress(of: segment.sequence),
                     token_row: try address(weights.tokenTable, row: Int(batch.tokens[row]), place: 2 * row),
                     position_row: try address(
                         weights.positionTable, row: position + OPTConfiguration.positionOffset,

@@ -80,34 +80,56 @@ extension GPULane {
         if !configuration.normalizesBefore { try normalize(layer.attentionNorm, pass, keeps: true) }
     }
 
+    /// Attention of a piece's heads, those with their cache in GPU memory and those with it in CPU memory apart.
     private func attend(
         _ piece: AttentionPiece, layer: Int, _ pass: Pass, _ cache: GPUKVCache, _ layout: StepBlock.Layout
     ) throws(CUDAError) {
+        for cached in [cache.gpuHeads, cache.hostHeads] {
+            let heads = piece.heads.clamped(to: cached)
+            if heads.isEmpty { continue }
+            let first = (heads.lowerBound - piece.heads.lowerBound) * configuration.headDimension * 2
+            let part = AttentionPart(
+                qkv: scratch.qkv + UInt64(first), out: scratch.attended + UInt64(first),
+                heads: UInt32(heads.count), pieceHeads: UInt32(piece.heads.count),
+                firstHead: UInt32(heads.lowerBound - cached.lowerBound), cacheHeads: UInt32(cached.count),
+                onHost: cached == cache.hostHeads ? 1 : 0)
+            try attend(part, layer: UInt32(layer), pass, cache, layout)
+        }
+    }
+
+    /// Heads of a piece whose cache lies on one tier.
+    private struct AttentionPart {
+        var qkv, out: UInt64
+        var heads, pieceHeads, firstHead, cacheHeads, onHost: UInt32
+    }
+
+    private func attend(
+        _ part: AttentionPart, layer: UInt32, _ pass: Pass, _ cache: GPUKVCache, _ layout: StepBlock.Layout
+    ) throws(CUDAError) {
         let rows = scratch.step + UInt64(layout.rows)
-        let heads = UInt32(piece.heads.count)
         let headDimension = UInt32(configuration.headDimension)
         if pass.longestSegment == 1 {
             try kernels.attentionDecode(
                 tandem_gpu_attention_decode(
-                    rows: rows, qkv: scratch.qkv, out: scratch.attended, partials: cache.partials,
-                    counters: scratch.counters, row_count: UInt32(pass.rowCount), heads: heads,
-                    head_dimension: headDimension, layer: UInt32(layer),
-                    first_head: UInt32(piece.heads.lowerBound), cache_heads: UInt32(configuration.headCount),
+                    rows: rows, qkv: part.qkv, out: part.out, partials: cache.partials,
+                    counters: scratch.counters, row_count: UInt32(pass.rowCount), heads: part.heads,
+                    head_dimension: headDimension, layer: layer, first_head: part.firstHead,
+                    cache_heads: part.cacheHeads, piece_heads: part.pieceHeads, on_host: part.onHost,
                     part_count: UInt32(pass.partCount), scale: configuration.queryScale), on: stream)
             return
         }
         try kernels.storeKeysValues(
             tandem_gpu_store_keys_values(
-                rows: rows, qkv: scratch.qkv, heads: heads, head_dimension: headDimension,
-                layer: UInt32(layer), first_head: UInt32(piece.heads.lowerBound),
-                cache_heads: UInt32(configuration.headCount)), rowCount: pass.rowCount, on: stream)
+                rows: rows, qkv: part.qkv, heads: part.heads, head_dimension: headDimension, layer: layer,
+                first_head: part.firstHead, cache_heads: part.cacheHeads, piece_heads: part.pieceHeads,
+                on_host: part.onHost), rowCount: pass.rowCount, on: stream)
         try kernels.attentionPrefill(
             tandem_gpu_attention_prefill(
-                rows: rows, segments: scratch.step + UInt64(layout.segments), qkv: scratch.qkv,
-                out: scratch.attended, segment_count: UInt32(pass.segmentCount), heads: heads,
-                head_dimension: headDimension, layer: UInt32(layer),
-                first_head: UInt32(piece.heads.lowerBound), cache_heads: UInt32(configuration.headCount),
-                scale: configuration.queryScale), longestSegment: pass.longestSegment, on: stream)
+                rows: rows, segments: scratch.step + UInt64(layout.segments), qkv: part.qkv, out: part.out,
+                segment_count: UInt32(pass.segmentCount), heads: part.heads, head_dimension: headDimension,
+                layer: layer, first_head: part.firstHead, cache_heads: part.cacheHeads,
+                piece_heads: part.pieceHeads, on_host: part.onHost, scale: configuration.queryScale),
+            longestSegment: pass.longestSegment, on: stream)
     }
 
     private func mlp(_ layer: GPULayer, _ pass: Pass) throws(CUDAError) {

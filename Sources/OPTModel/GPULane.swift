@@ -120,9 +120,10 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
     public func makeCache(capacities: [Int]) throws(ModelError) -> any LaneCache {
         do {
             return try GPUKVCache(
-                configuration, capacities: capacities, rowCapacity: rowCapacity, context: context)
+                configuration, weights.placement.cacheHeads, capacities: capacities, rowCapacity: rowCapacity,
+                context: context)
         } catch {
-            throw ModelError(error)
+            throw ModelError(loading: error)
         }
     }
 

@@ -25,14 +25,15 @@ extension GPUOperationCase {
             let addresses = try caches.map { try workbench.upload($0.poisoned) }
             let rows = places.map { sequence, position in
                 tandem_gpu_row(
-                    cache: addresses[sequence], token_row: 0, position_row: 0,
+                    cache: addresses[sequence], host_cache: 0, token_row: 0, position_row: 0,
                     capacity: UInt32(caches[sequence].capacity), position: Int32(position))
             }
             let arguments = tandem_gpu_store_keys_values(
                 rows: try workbench.upload(rows), qkv: try workbench.upload(qkv),
                 heads: UInt32(CacheShape.heads), head_dimension: UInt32(headDimension),
                 layer: UInt32(CacheShape.layer), first_head: UInt32(CacheShape.firstHead),
-                cache_heads: UInt32(CacheShape.cacheHeads))
+                cache_heads: UInt32(CacheShape.cacheHeads),
+                piece_heads: UInt32(CacheShape.heads), on_host: 0)
             return Trial {
                 try workbench.kernels.storeKeysValues(
                     arguments, rowCount: places.count, on: workbench.stream)
@@ -77,7 +78,7 @@ extension GPUOperationCase {
             let addresses = try before.map(workbench.upload)
             let rows = caches.indices.map { row in
                 tandem_gpu_row(
-                    cache: addresses[row], token_row: 0, position_row: 0,
+                    cache: addresses[row], host_cache: addresses[row], token_row: 0, position_row: 0,
                     capacity: UInt32(caches[row].capacity), position: Int32(lengths[row] - 1))
             }
             let partCount = GPUKVCache.partCount(positions: caches.map(\.capacity).max()!)
@@ -91,6 +92,8 @@ extension GPUOperationCase {
                 counters: counters, row_count: UInt32(rowCount), heads: UInt32(CacheShape.heads),
                 head_dimension: UInt32(headDimension), layer: UInt32(CacheShape.layer),
                 first_head: UInt32(CacheShape.firstHead), cache_heads: UInt32(CacheShape.cacheHeads),
+                // Either of a row's two caches.
+                piece_heads: UInt32(CacheShape.heads), on_host: UInt32(rowCount % 2),
                 part_count: UInt32(partCount), scale: scale)
             return Trial {
                 try workbench.kernels.attentionDecode(arguments, on: workbench.stream)
@@ -161,7 +164,7 @@ extension GPUOperationCase {
                 for row in 0..<segment.rowCount {
                     rows.append(
                         tandem_gpu_row(
-                            cache: addresses[index], token_row: 0, position_row: 0,
+                            cache: addresses[index], host_cache: 0, token_row: 0, position_row: 0,
                             capacity: UInt32(caches[index].capacity),
                             position: Int32(segment.firstPosition + row)))
                 }
@@ -177,7 +180,8 @@ extension GPUOperationCase {
                 qkv: try workbench.upload(qkv), out: out, segment_count: UInt32(segments.count),
                 heads: UInt32(CacheShape.heads), head_dimension: UInt32(headDimension),
                 layer: UInt32(CacheShape.layer), first_head: UInt32(CacheShape.firstHead),
-                cache_heads: UInt32(CacheShape.cacheHeads), scale: scale)
+                cache_heads: UInt32(CacheShape.cacheHeads),
+                piece_heads: UInt32(CacheShape.heads), on_host: 0, scale: scale)
             let longest = segments.map(\.rowCount).max()!
             return Trial {
                 try workbench.kernels.attentionPrefill(

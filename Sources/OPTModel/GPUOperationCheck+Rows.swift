@@ -25,7 +25,7 @@ extension GPUOperationCase {
             let positionAddress = try workbench.upload(positionTable)
             let rowList = (0..<rows).map { row in
                 tandem_gpu_row(
-                    cache: 0, token_row: tokenAddress + UInt64(tokens[row] * width * 2),
+                    cache: 0, host_cache: 0, token_row: tokenAddress + UInt64(tokens[row] * width * 2),
                     position_row: positionAddress + UInt64(positions[row] * hidden * 2), capacity: 0,
                     position: Int32(positions[row]))
             }

@@ -86,12 +86,15 @@ struct BenchReport: Codable {
         if let placement = engine.placement {
             let fromCPU = placement.streamedByteCount(from: .cpu)
             let fromDisk = placement.streamedByteCount(from: .disk)
+            // Attention reads the cache's heads in CPU memory over PCIe.
+            let heads = placement.cacheHeads
+            let cacheFromCPU = keyValueBytesPerStep * heads.cpu.count / max(1, heads.count)
             resources = [
                 ResourceUse(
-                    "GPU memory", bytesPerStep: stepBytes, stepSeconds: meanStep,
+                    "GPU memory", bytesPerStep: stepBytes - cacheFromCPU, stepSeconds: meanStep,
                     sustained: limits.gpuReadBytesPerSecond),
                 ResourceUse(
-                    "PCIe to the GPU", bytesPerStep: fromCPU + fromDisk, stepSeconds: meanStep,
+                    "PCIe to the GPU", bytesPerStep: fromCPU + fromDisk + cacheFromCPU, stepSeconds: meanStep,
                     sustained: limits.uploadBytesPerSecond),
                 ResourceUse(
                     "disk", bytesPerStep: fromDisk, stepSeconds: meanStep,

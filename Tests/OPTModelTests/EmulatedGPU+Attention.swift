@@ -11,13 +11,14 @@ extension EmulatedGPU {
             let place = pointer(a.rows, to: tandem_gpu_row.self)[row]
             store(
                 a.qkv, row: row, place, heads: heads, dimension: dimension, layer: Int(a.layer),
-                firstHead: Int(a.first_head), cacheHeads: Int(a.cache_heads))
+                firstHead: Int(a.first_head), cacheHeads: Int(a.cache_heads), pieceHeads: Int(a.piece_heads),
+                onHost: a.on_host != 0)
         }
         // The first row's last value, or the element behind it.
         let place = pointer(a.rows, to: tandem_gpu_row.self)[0]
         let last = cacheLine(
             place, kind: 1, layer: Int(a.layer), head: Int(a.first_head) + heads - 1,
-            cacheHeads: Int(a.cache_heads), dimension: dimension)
+            cacheHeads: Int(a.cache_heads), dimension: dimension, onHost: a.on_host != 0)
         spoil(
             UnsafeMutableRawPointer(last).assumingMemoryBound(to: Float16.self)
                 + Int(place.position) * dimension, count: dimension)
@@ -25,22 +26,22 @@ extension EmulatedGPU {
 
     /// Position 0 of a head's keys (`kind` 0) or values (1).
     private static func cacheLine(
-        _ row: tandem_gpu_row, kind: Int, layer: Int, head: Int, cacheHeads: Int, dimension: Int
+        _ row: tandem_gpu_row, kind: Int, layer: Int, head: Int, cacheHeads: Int, dimension: Int, onHost: Bool
     ) -> UnsafeMutablePointer<UInt16> {
-        pointer(row.cache, to: UInt16.self)
+        pointer(onHost ? row.host_cache : row.cache, to: UInt16.self)
             + ((2 * layer + kind) * cacheHeads + head) * Int(row.capacity) * dimension
     }
 
     private static func store(
         _ qkv: UInt64, row: Int, _ place: tandem_gpu_row, heads: Int, dimension: Int, layer: Int,
-        firstHead: Int, cacheHeads: Int
+        firstHead: Int, cacheHeads: Int, pieceHeads: Int, onHost: Bool
     ) {
-        let width = heads * dimension
+        let width = pieceHeads * dimension
         for kind in 0..<2 {
             for head in 0..<heads {
                 let line = cacheLine(
                     place, kind: kind, layer: layer, head: firstHead + head, cacheHeads: cacheHeads,
-                    dimension: dimension)
+                    dimension: dimension, onHost: onHost)
                 let from = pointer(qkv, to: UInt16.self) + (3 * row + 1 + kind) * width + head * dimension
                 (line + Int(place.position) * dimension).update(from: from, count: dimension)
             }
@@ -55,12 +56,14 @@ extension EmulatedGPU {
                 Int(a.part_count) * Int(TANDEM_GPU_ATTENTION_PART) > Int(place.position), "too few parts")
             store(
                 a.qkv, row: row, place, heads: heads, dimension: dimension, layer: Int(a.layer),
-                firstHead: Int(a.first_head), cacheHeads: Int(a.cache_heads))
+                firstHead: Int(a.first_head), cacheHeads: Int(a.cache_heads), pieceHeads: Int(a.piece_heads),
+                onHost: a.on_host != 0)
             for head in 0..<heads {
                 attend(
-                    a.qkv, a.out, row: row, place, head: head, heads: heads, dimension: dimension,
+                    a.qkv, a.out, row: row, place, head: head, heads: Int(a.piece_heads),
+                    dimension: dimension,
                     layer: Int(a.layer), firstHead: Int(a.first_head), cacheHeads: Int(a.cache_heads),
-                    scale: a.scale)
+                    scale: a.scale, onHost: a.on_host != 0)
             }
         }
         spoil(pointer(a.out, to: Float16.self), count: Int(a.row_count) * heads * dimension)
@@ -75,9 +78,10 @@ extension EmulatedGPU {
                 let place = pointer(a.rows, to: tandem_gpu_row.self)[row]
                 for head in 0..<heads {
                     attend(
-                        a.qkv, a.out, row: row, place, head: head, heads: heads, dimension: dimension,
+                        a.qkv, a.out, row: row, place, head: head, heads: Int(a.piece_heads),
+                        dimension: dimension,
                         layer: Int(a.layer), firstHead: Int(a.first_head), cacheHeads: Int(a.cache_heads),
-                        scale: a.scale)
+                        scale: a.scale, onHost: a.on_host != 0)
                 }
             }
             rowCount += Int(segment.row_count)
@@ -87,7 +91,8 @@ extension EmulatedGPU {
 
     private static func attend(
         _ qkv: UInt64, _ out: UInt64, row: Int, _ place: tandem_gpu_row, head: Int, heads: Int,
-        dimension: Int, layer: Int, firstHead: Int, cacheHeads: Int, scale: Float
+        dimension: Int, layer: Int, firstHead: Int, cacheHeads: Int, scale: Float,
+        onHost: Bool
     ) {
         let query = pointer(qkv, to: Float16.self) + 3 * row * heads * dimension + head * dimension
         let scaled = (0..<dimension).map { Float(query[$0]) * scale }
@@ -100,7 +105,7 @@ extension EmulatedGPU {
             UnsafePointer(
                 cacheLine(
                     place, kind: kind, layer: layer, head: firstHead + head, cacheHeads: cacheHeads,
-                    dimension: dimension))
+                    dimension: dimension, onHost: onHost))
         }
         scaled.withUnsafeBufferPointer { scaled in
             result.withUnsafeMutableBufferPointer { result in

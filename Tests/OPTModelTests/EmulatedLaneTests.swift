@@ -32,5 +32,21 @@ extension EmulatedGPUTests {
                 #expect(tokens == Array(prompt.tokens.prefix(6)))
             }
         }
+
+        @Test(arguments: cases, [[0, 100], [50, 50], [67, 33]] as [[Double]])
+        func `a cache in CPU memory gives the same tokens`(golden: GoldenCase, cache: [Double]) throws {
+            EmulatedGPU.isConcurrent = true
+            defer { EmulatedGPU.isConcurrent = false }
+            for placement in [GPUGoldenTests.placements[0], GPUGoldenTests.placements[4]] {
+                let request = try PlacementRequest(perLayerPercent: placement, cachePercent: cache)
+                let model = try LoadedModel(
+                    golden.folder, onGPU: request, context: try EmulatedGPU.context())
+                let result = try model.decodeGreedily(
+                    golden.prompts.map(\.ids), steps: 8, choosesOnLane: true)
+                for (tokens, prompt) in zip(result.tokens, golden.prompts) {
+                    #expect(tokens == Array(prompt.tokens.prefix(8)))
+                }
+            }
+        }
     }
 }

@@ -67,6 +67,21 @@ import Testing
         #expect(neurons.allSatisfy { $0 == model.configuration.feedForwardSize })
     }
 
+    @Test(
+        arguments: GoldenCase.all.filter { $0.checkpoint.hasPrefix("safetensors") },
+        [[0, 100], [50, 50], [67, 33]] as [[Double]])
+    func `a cache in CPU memory gives the same tokens`(golden: GoldenCase, cache: [Double]) throws {
+        for placement in [Self.placements[0], Self.placements[4]] {
+            let request = try PlacementRequest(perLayerPercent: placement, cachePercent: cache)
+            let model = try LoadedModel(golden.folder, onGPU: request)
+            let result = try model.decodeGreedily(
+                golden.prompts.map(\.ids), steps: golden.prompts[0].tokens.count, choosesOnLane: true)
+            for (index, prompt) in golden.prompts.enumerated() {
+                #expect(result.tokens[index] == prompt.tokens)
+            }
+        }
+    }
+
     @Test func `one staging slot gives the same tokens as four`() throws {
         let golden = try #require(GoldenCase.all.first { $0.name == "pre-norm" })
         let request = try PlacementRequest(perLayerPercent: Self.placements[4])

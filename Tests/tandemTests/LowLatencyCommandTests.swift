@@ -15,6 +15,7 @@ struct LowLatencyCommandTests {
             (["--staging-slots", "1"], 64, "--staging-slots"),
             (["--debug-mode", "verbose"], 64, "breakdown"),
             (["--gen-len", "0"], 64, "--gen-len"),
+            (["--cpu-cache-compute"], 64, "--cpu-cache-compute"),
         ])
     func `a mistake in the placement is one sentence`(arguments: [String], status: Int, sentence: String)
         throws

@@ -32,6 +32,8 @@ typedef struct {
   /// Keys of the sequence's first layer and first head, in a cache [layer][K, V][head][capacity][head
   /// dimension].
   tandem_device_pointer cache;
+  /// The same for the heads whose cache lies in CPU memory, mapped; 0 where there are none.
+  tandem_device_pointer host_cache;
   /// The token's row of the token table and the position's row of the position table, in GPU memory or
   /// mapped.
   tandem_device_pointer token_row;
@@ -114,12 +116,17 @@ typedef struct {
   uint32_t activation, transposed;
 } tandem_gpu_gemm;
 
-/// Keys and values of new rows into the cache: head h of the piece is head first_head + h of the cache.
+// The three operations of attention take some heads of a piece: `piece_heads` are those of its queries, keys
+// and values in `qkv`, whose address is that of the first head taken. Head h of them is head first_head + h
+// of the cache, which is `host_cache` where `on_host` is set.
+
+/// Keys and values of new rows into the cache.
 /// Grid: rows. Block: 256.
 typedef struct {
   tandem_device_pointer rows;  // tandem_gpu_row [rows]
-  tandem_device_pointer qkv;   // fp16 [rows, 3, heads * head_dimension]
+  tandem_device_pointer qkv;   // fp16 [rows, 3, piece_heads * head_dimension], from the first head on
   uint32_t heads, head_dimension, layer, first_head, cache_heads;
+  uint32_t piece_heads, on_host;
 } tandem_gpu_store_keys_values;
 
 /// Decode: one query a row over the row's sequence, its own key and value included, which the kernel takes
@@ -129,11 +136,12 @@ typedef struct {
 /// block of a row's head joins them in order.
 typedef struct {
   tandem_device_pointer rows;      // tandem_gpu_row [rows]
-  tandem_device_pointer qkv;       // fp16 [rows, 3, heads * head_dimension]
-  tandem_device_pointer out;       // fp16 [rows, heads * head_dimension]
+  tandem_device_pointer qkv;       // fp16 [rows, 3, piece_heads * head_dimension], from the first head on
+  tandem_device_pointer out;       // fp16 [rows, piece_heads * head_dimension]
   tandem_device_pointer partials;  // fp32 [rows, heads, part_count, head_dimension + 2]
   tandem_device_pointer counters;  // uint32 [rows, heads], zero before and after
   uint32_t row_count, heads, head_dimension, layer, first_head, cache_heads;
+  uint32_t piece_heads, on_host;
   /// Parts for which there are blocks, enough for the longest capacity.
   uint32_t part_count;
   float scale;
@@ -145,9 +153,10 @@ typedef struct {
 typedef struct {
   tandem_device_pointer rows;      // tandem_gpu_row [rows]
   tandem_device_pointer segments;  // tandem_gpu_segment [segments]
-  tandem_device_pointer qkv;       // fp16 [rows, 3, heads * head_dimension]
-  tandem_device_pointer out;       // fp16 [rows, heads * head_dimension]
+  tandem_device_pointer qkv;       // fp16 [rows, 3, piece_heads * head_dimension], from the first head on
+  tandem_device_pointer out;       // fp16 [rows, piece_heads * head_dimension]
   uint32_t segment_count, heads, head_dimension, layer, first_head, cache_heads;
+  uint32_t piece_heads, on_host;
   float scale;
 } tandem_gpu_attention_prefill;
 /// Queries of a block: the grid is (ceil(longest segment / this), heads, segments).
