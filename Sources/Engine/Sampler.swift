@@ -19,6 +19,12 @@ struct Sampler: ~Copyable {
     private struct Candidate {
         var token: Int32
         var weight: Float
+
+        /// Equal weights stand in the order of the vocabulary, on every lane.
+        @inline(__always)
+        func isLikelier(than other: Candidate) -> Bool {
+            weight > other.weight || (weight == other.weight && token < other.token)
+        }
     }
 
     init(
@@ -149,8 +155,8 @@ struct Sampler: ~Copyable {
         while true {
             var child = 2 * root + 1
             if child >= count { return }
-            if child + 1 < count && candidates[child].weight < candidates[child + 1].weight { child += 1 }
-            if candidates[root].weight >= candidates[child].weight { return }
+            if child + 1 < count && candidates[child + 1].isLikelier(than: candidates[child]) { child += 1 }
+            if !candidates[child].isLikelier(than: candidates[root]) { return }
             swap(&candidates[root], &candidates[child])
             root = child
         }

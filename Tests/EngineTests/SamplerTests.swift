@@ -131,6 +131,18 @@ struct SamplerTests {
             #expect(likeliestTokens(logits, count: 0, logSumExp: 0).isEmpty)
         }
     }
+
+    @Test func `of equally likely tokens top-k keeps the first, and draws in their order`() {
+        var options = GenerationOptions()
+        options.temperature = 1
+        options.topK = 3
+        let sampler = Sampler(options, seed: 1, vocabularySize: 40, sequenceCount: 1, endOfSequence: 0)
+        for step in 0..<64 {
+            var logits = [Float](repeating: 0.5, count: 40)
+            let token = logits.withUnsafeMutableBufferPointer { sampler.next($0, sequence: 0, step: step) }
+            #expect(token == Int32(uniformDraw(seed: 1, sequence: 0, step: step) * 3))
+        }
+    }
 }
 
 struct StopMatcherTests {
