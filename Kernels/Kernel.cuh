@@ -36,6 +36,28 @@ __device__ __forceinline__ float warp_max(float value) {
   return value;
 }
 
+/// The sum over a block of WARPS warps, the same in every thread. `shared` holds a value for each warp and is
+/// used by one sum only.
+template <int WARPS>
+__device__ __forceinline__ float block_sum(float value, float *shared) {
+  value = warp_sum(value);
+  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = value;
+  __syncthreads();
+  float sum = 0.0f;
+#pragma unroll
+  for (int warp = 0; warp < WARPS; warp++) sum += shared[warp];
+  return sum;
+}
+
+constexpr float LOG2_E = 1.4426950408889634f;
+
+/// 2^x.
+__device__ __forceinline__ float exponential2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 /// `modeling_opt.py`'s activations: ReLU, and GELU in its exact form.
 __device__ __forceinline__ float activate(float x, uint32_t activation) {
   if (activation == TANDEM_GPU_RELU) return fmaxf(x, 0.0f);
@@ -62,4 +84,20 @@ __device__ __forceinline__ uint4 load_once(const void *pointer) {
                : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
                : "l"(pointer));
   return value;
+}
+
+/// Four 8x8 matrices of halves from shared memory into the operands of products (`ldmatrix`), a row of one at
+/// each lane's address.
+__device__ __forceinline__ void load_matrices(uint32_t d[4], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+               : "r"(address)
+               : "memory");
+}
+
+__device__ __forceinline__ void load_matrices_transposed(uint32_t d[4], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+               : "r"(address)
+               : "memory");
 }

@@ -25,14 +25,6 @@ constexpr int THREADS = ATTENTION_DECODE_THREADS, WARPS = THREADS / 32, PART = T
 // The maximum over nothing, and a score that is not there: so much lower that its weight is 0 even so. Both
 // finite, as infinity less infinity is none.
 constexpr float LOWEST = -1.0e38f, NO_SCORE = -3.0e38f;
-constexpr float LOG2_E = 1.4426950408889634f;
-
-/// 2^x.
-__device__ __forceinline__ float exponential2(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 
 /// 16 bytes around the L1 cache, in program order. Not through the read-only path: an earlier kernel of the
 /// step may still have been writing them when this one started.

@@ -27,29 +27,7 @@ namespace attention_prefill {
 constexpr int THREADS = ATTENTION_PREFILL_THREADS, WARPS = THREADS / 32;
 constexpr int QUERIES = TANDEM_GPU_ATTENTION_QUERIES, KEYS = ATTENTION_PREFILL_KEYS;
 constexpr float NO_SCORE = -3.0e38f;  // finite, as infinity less infinity is none
-constexpr float LOG2_E = 1.4426950408889634f;
 static_assert(QUERIES == 16 * WARPS && QUERIES == KEYS, "the queries pass through a tile of keys");
-
-/// 2^x.
-__device__ __forceinline__ float exponential2(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
-__device__ __forceinline__ void load_matrices(uint32_t d[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
-               : "r"(address)
-               : "memory");
-}
-
-__device__ __forceinline__ void load_matrices_transposed(uint32_t d[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
-               : "r"(address)
-               : "memory");
-}
 
 __device__ __forceinline__ uint32_t to_halves(float low, float high) {
   const __half2 pair = __floats2half2_rn(low, high);

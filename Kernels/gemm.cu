@@ -73,20 +73,6 @@ __device__ __forceinline__ void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(LATER) : "memory");
 }
 
-__device__ __forceinline__ void load_matrices(uint32_t d[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
-               : "r"(address)
-               : "memory");
-}
-
-__device__ __forceinline__ void load_matrices_transposed(uint32_t d[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
-               : "r"(address)
-               : "memory");
-}
-
 /// The way of a matrix's tile into shared memory: a thread copies one chunk of every (THREADS / 8)-th line.
 ///
 /// Lines outside the matrix repeat the last one, as nothing is stored of what they yield; inputs outside are

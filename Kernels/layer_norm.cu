@@ -2,27 +2,17 @@
 
 namespace layer_norm_kernel {
 
-// A block normalizes a row, which it keeps in registers: MOST values a thread, and more are read again.
+// A block normalizes a row, which it keeps in registers: MOST values a thread.
 constexpr int THREADS = 256;
+constexpr int WARPS = THREADS / 32;
 constexpr int MOST = 48;
-
-// The sum over the block, the same in every thread. `shared` is used by one sum only.
-__device__ __forceinline__ float block_sum(float value, float *shared) {
-  value = warp_sum(value);
-  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = value;
-  __syncthreads();
-  float sum = 0.0f;
-#pragma unroll
-  for (int warp = 0; warp < THREADS / 32; warp++) sum += shared[warp];
-  return sum;
-}
 
 }  // namespace layer_norm_kernel
 
 extern "C" __global__ void __launch_bounds__(layer_norm_kernel::THREADS)
     tandem_kernel_layer_norm(const __grid_constant__ tandem_gpu_layer_norm a) {
   using namespace layer_norm_kernel;
-  __shared__ float shared[2][THREADS / 32];
+  __shared__ float shared[2][WARPS];
   launch_successors();
   const float *weight = as<const float>(a.weight);
   const float *bias = as<const float>(a.bias);
@@ -42,14 +32,14 @@ extern "C" __global__ void __launch_bounds__(layer_norm_kernel::THREADS)
     values[n] = i < a.hidden ? x[i] : 0.0f;
     sum += values[n];
   }
-  const float mean = block_sum(sum, shared[0]) / float(a.hidden);
+  const float mean = block_sum<WARPS>(sum, shared[0]) / float(a.hidden);
   float squares = 0.0f;
 #pragma unroll
   for (int n = 0; n < MOST; n++) {
     const float difference = threadIdx.x + n * THREADS < a.hidden ? values[n] - mean : 0.0f;
     squares += difference * difference;
   }
-  const float scale = rsqrtf(block_sum(squares, shared[1]) / float(a.hidden) + a.epsilon);
+  const float scale = rsqrtf(block_sum<WARPS>(squares, shared[1]) / float(a.hidden) + a.epsilon);
 #pragma unroll
   for (int n = 0; n < MOST; n++) {
     const uint32_t i = threadIdx.x + n * THREADS;

@@ -22,7 +22,7 @@ constexpr int OUTPUTS = 16;
 constexpr int CHUNK = 32;  // inputs that a warp takes at a time
 constexpr int SUMS_BYTES = 65536;
 
-template <int ROW_TILES, int TILES, int CHUNKS>
+template <int TILES, int CHUNKS>
 struct Batch {
   uint4 low[CHUNKS][TILES], high[CHUNKS][TILES];  // of the weights' rows g and g + 8
 };
@@ -59,23 +59,14 @@ __device__ __forceinline__ void normalize(const tandem_gpu_linear &a, __half *no
       values[n] = i < a.inputs ? __ldcg(x + i) : 0.0f;
       sum += values[n];
     }
-    auto block_sum = [&](float value, float *shared) {
-      value = warp_sum(value);
-      if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = value;
-      __syncthreads();
-      float total = 0.0f;
-#pragma unroll
-      for (int w = 0; w < WARPS; w++) total += shared[w];
-      return total;
-    };
-    const float mean = block_sum(sum, partial[0]) / float(a.inputs);
+    const float mean = block_sum<WARPS>(sum, partial[0]) / float(a.inputs);
     float squares = 0.0f;
 #pragma unroll
     for (int n = 0; n < MOST; n++) {
       const float difference = threadIdx.x + n * THREADS < a.inputs ? values[n] - mean : 0.0f;
       squares += difference * difference;
     }
-    const float scale = rsqrtf(block_sum(squares, partial[1]) / float(a.inputs) + a.epsilon);
+    const float scale = rsqrtf(block_sum<WARPS>(squares, partial[1]) / float(a.inputs) + a.epsilon);
 #pragma unroll
     for (int n = 0; n < MOST; n++) {
       const uint32_t i = threadIdx.x + n * THREADS;
@@ -99,7 +90,7 @@ __device__ __forceinline__ void linear(const tandem_gpu_linear &a) {
   const __half *x = as<const __half>(a.x);
   uint32_t x_stride = a.x_stride;
 
-  auto read_weights = [&](Batch<ROW_TILES, TILES, CHUNKS> &batch, uint32_t first_tile, uint32_t chunk) {
+  auto read_weights = [&](Batch<TILES, CHUNKS> &batch, uint32_t first_tile, uint32_t chunk) {
 #pragma unroll
     for (int n = 0; n < TILES; n++) {
       const uint32_t tile = first_tile + n * gridDim.x;
@@ -161,7 +152,7 @@ __device__ __forceinline__ void linear(const tandem_gpu_linear &a) {
                                         : Place{place.tile, place.chunk + CHUNKS};
   };
 
-  Batch<ROW_TILES, TILES, CHUNKS> current, next;
+  Batch<TILES, CHUNKS> current, next;
   Activations<ROW_TILES, CHUNKS> now, then;
   Place place = {blockIdx.x, first}, next_place = advance(place);
   if (!a.is_resident) wait_for_predecessors();

@@ -105,20 +105,15 @@ __device__ uint32_t pass(const Row &row, uint32_t floor, uint64_t target, Measur
     __syncthreads();
     if (threadIdx.x == 0) {
       // The last digit with anything in it takes what rounding leaves.
-      uint32_t digit = (1u << width) - 1, last = 0;
+      uint32_t last = 0;
       uint64_t sum = before;
-      bool is_found = false;
-      for (int d = int(digit); d >= 0; d--) {
+      for (int d = (1 << width) - 1; d >= 0; d--) {
         if (search.sums[d] == 0) continue;
         last = d;
         search.before = sum;
-        if (sum + search.sums[d] > target) {
-          is_found = true;
-          break;
-        }
+        if (sum + search.sums[d] > target) break;
         sum += search.sums[d];
       }
-      (void)is_found;
       search.digit = last;
     }
     __syncthreads();
