@@ -20,18 +20,12 @@ public final class EmbeddingShard: @unchecked Sendable {  // owns its buffer, re
         let layout = Layout(tensors)
         buffer = try HostBuffer(byteCount: layout.slots.byteCount)
         slots = layout.slots.slots
-        let base = buffer.baseAddress
-        func half(_ offset: Int) -> UnsafePointer<UInt16> {
-            UnsafePointer((base + offset).assumingMemoryBound(to: UInt16.self))
-        }
-        func float(_ offset: Int?) -> UnsafePointer<Float>? {
-            offset.map { UnsafePointer((base + $0).assumingMemoryBound(to: Float.self)) }
-        }
-        tokens = half(layout.tokens)
-        positions = half(layout.positions)
-        projectIn = layout.projectIn.map(half)
-        projectOut = layout.projectOut.map(half)
-        finalNorm = LayerNormWeights(weight: float(layout.normWeight), bias: float(layout.normBias))
+        tokens = buffer.matrix(at: layout.tokens)
+        positions = buffer.matrix(at: layout.positions)
+        projectIn = buffer.matrix(at: layout.projectIn)
+        projectOut = buffer.matrix(at: layout.projectOut)
+        finalNorm = LayerNormWeights(
+            weight: buffer.vector(at: layout.normWeight), bias: buffer.vector(at: layout.normBias))
     }
 
     static func byteCount(_ tensors: OPTTensors) -> Int {

@@ -46,7 +46,7 @@ extension GPULane {
             return tableRows.deviceAddress + UInt64(offset)
         case .disk(let fileOffset):
             let first = fileOffset / OffloadFile.alignment * OffloadFile.alignment
-            let end = StagedLoaderAlignment.aligned(fileOffset + table.rowByteCount)
+            let end = OffloadFile.aligned(fileOffset + table.rowByteCount)
             let aligned = divideUp(offset, OffloadFile.alignment) * OffloadFile.alignment
             if let error = weights.file!.read(
                 into: UnsafeMutableRawBufferPointer(start: memory + aligned, count: end - first), at: first)

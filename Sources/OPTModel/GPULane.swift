@@ -22,7 +22,6 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
     let block: StepBlock
     public let rowCapacity: Int
     public let segmentCapacity: Int
-    private var logitsCapacity: Int { segmentCapacity }
 
     /// What is being recorded, if anything.
     private(set) var timeline: Timeline?
@@ -51,29 +50,29 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
     /// Makes the lane's memory; the thread that does leads the lane.
     public init(
         _ weights: GPUWeights, context: Context, rowCapacity: Int = mostRows,
-        logitsCapacity: Int = mostSequences
+        segmentCapacity: Int = mostSequences
     ) throws(ModelError) {
         self.weights = weights
         self.context = context
         self.rowCapacity = rowCapacity
-        segmentCapacity = logitsCapacity
+        self.segmentCapacity = segmentCapacity
         let configuration = weights.configuration
         self.configuration = configuration
         do {
             kernels = try GPUKernels(context)
             stream = try Stream(context: context, priority: .high)
             scratch = try GPUScratch(
-                configuration, rowCapacity: rowCapacity, logitsCapacity: logitsCapacity,
+                configuration, rowCapacity: rowCapacity, logitsCapacity: segmentCapacity,
                 stepByteCount: StepBlock.Layout(rowCapacity: rowCapacity).byteCount, context: context)
             block = try StepBlock(rowCapacity: rowCapacity, context: context)
             // A row that lies on disk, with the blocks of the disk around it; two tables.
             tableRowStride =
                 2 * OffloadFile.alignment
-                + StagedLoaderAlignment.aligned(
+                + OffloadFile.aligned(
                     max(configuration.hiddenSize, configuration.embeddingSize) * 2)
             let needsRows = !weights.tokenTable.isMapped || !weights.positionTable.isMapped
             tableRows = try Self.pinned(needsRows ? 2 * rowCapacity * tableRowStride : 4096, context)
-            hostLogits = try Self.pinned(logitsCapacity * configuration.vocabularySize * 4, context)
+            hostLogits = try Self.pinned(segmentCapacity * configuration.vocabularySize * 4, context)
             try stream.fill(scratch.counters, byteCount: GPUScratch.counterCount * 4)
             try stream.synchronize()
         } catch {

@@ -44,7 +44,7 @@ public final class GPUWeights: @unchecked Sendable {  // read-only once loaded
 
     /// The bytes of one staging slot: a whole layer's attention, and half of its MLP.
     static func slotByteCount(_ shape: ModelShape) -> Int {
-        StagedLoaderAlignment.aligned(shape.headCount * shape.bytesPerHead)
+        OffloadFile.aligned(shape.headCount * shape.bytesPerHead)
     }
 
     init(

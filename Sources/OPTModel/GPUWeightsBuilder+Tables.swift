@@ -95,10 +95,7 @@ extension GPUWeightsBuilder {
         }
         for run in table.disk {
             let byteCount = run.rows.count * table.rowByteCount
-            diskBlocks.append(
-                DiskReader.Block(
-                    fileOffset: run.fileOffset, byteCount: StagedLoaderAlignment.aligned(byteCount)))
-            appendLogits(run.rows, append(.disk, byteCount: byteCount))
+            appendLogits(run.rows, appendFromDisk(at: run.fileOffset, byteCount: byteCount))
         }
     }
 

@@ -98,16 +98,15 @@ final class GPUWeightsBuilder<Source: TensorSource> {
 
         // Resident matrices and all vectors in one piece of GPU memory.
         var layout = SlotLayout()
-        let resident = ResidentOffsets(&layout, tensors, layer: layer, attention.resident, mlp.resident)
+        let resident = LayerMatrixOffsets(
+            &layout, tensors, layer: layer, heads: attention.resident, neurons: mlp.resident)
         let headPieces =
             (attention.resident.isEmpty ? [] : [(attention.resident, Tier.gpu)])
             + cut(attention.streamed(from: .cpu), unit: 1, itemByteCount: placement.shape.bytesPerHead, .cpu)
             + cut(
                 attention.streamed(from: .disk), unit: 1, itemByteCount: placement.shape.bytesPerHead, .disk)
-        let biases = headPieces.map { heads, _ in
-            qkvBias(&layout, layer: layer, heads.lowerBound * headSize..<heads.upperBound * headSize)
-        }
-        let vectors = VectorOffsets(&layout, tensors, layer: layer)
+        let biases = headPieces.map { heads, _ in layout.qkvBias(tensors, layer: layer, heads: heads) }
+        let vectors = LayerVectorOffsets(&layout, tensors, layer: layer, neurons: 0..<mlp.count)
         let memory = try DeviceMemory(byteCount: layout.byteCount, context: context)
         deviceBuffers.append(memory)
         parts.append(
@@ -116,7 +115,7 @@ final class GPUWeightsBuilder<Source: TensorSource> {
 
         var attentionPieces: [AttentionPiece] = []
         for ((heads, tier), bias) in zip(headPieces, biases) {
-            let rows = heads.lowerBound * headSize..<heads.upperBound * headSize
+            let rows = tensors.rows(of: heads)
             if tier == .gpu {
                 attentionPieces.append(
                     AttentionPiece(
@@ -125,10 +124,8 @@ final class GPUWeightsBuilder<Source: TensorSource> {
                 continue
             }
             let index = try stream(byteCount: 4 * rows.count * rowByteCount, tier) { slots in
-                for projection in [OPTTensors.Projection.query, .key, .value] {
-                    _ = slots.matrix(tensors.projectionWeight(projection, layer: layer), rows: rows)
-                    slots.joinNext()
-                }
+                _ = slots.qkv(tensors, layer: layer, heads: heads)
+                slots.joinNext()
                 _ = slots.transposedMatrix(tensors.projectionWeight(.output, layer: layer), columns: rows)
             } host: {
                 shard!.attentionRuns(rows, headSize: headSize, rowByteCount: rowByteCount)
@@ -195,16 +192,6 @@ final class GPUWeightsBuilder<Source: TensorSource> {
         return HostShard(shard)
     }
 
-    private func qkvBias(_ layout: inout SlotLayout, layer: Int, _ rows: Range<Int>) -> Int? {
-        let query = layout.vector(tensors.projectionBias(.query, layer: layer), elements: rows)
-        if query == nil { return nil }
-        layout.joinNext()
-        _ = layout.vector(tensors.projectionBias(.key, layer: layer), elements: rows)
-        layout.joinNext()
-        _ = layout.vector(tensors.projectionBias(.value, layer: layer), elements: rows)
-        return query
-    }
-
     // MARK: Streaming
 
     /// Cuts a range into pieces that fit into a staging slot, about equal.
@@ -229,8 +216,13 @@ final class GPUWeightsBuilder<Source: TensorSource> {
         layOut(&layout)
         let offset = reserveFile(byteCount)
         load(.init(slots: layout.slots, byteCount: byteCount, destination: .file(offset: offset)))
+        return appendFromDisk(at: offset, byteCount: byteCount)
+    }
+
+    /// Adds a block of the offload file to the stream; its place in the order of the stream.
+    func appendFromDisk(at fileOffset: Int, byteCount: Int) -> Int {
         diskBlocks.append(
-            DiskReader.Block(fileOffset: offset, byteCount: StagedLoaderAlignment.aligned(byteCount)))
+            DiskReader.Block(fileOffset: fileOffset, byteCount: OffloadFile.aligned(byteCount)))
         return append(.disk, byteCount: byteCount)
     }
 
@@ -242,7 +234,7 @@ final class GPUWeightsBuilder<Source: TensorSource> {
 
     func reserveFile(_ byteCount: Int) -> Int {
         let offset = fileByteCount
-        fileByteCount += StagedLoaderAlignment.aligned(byteCount)
+        fileByteCount += OffloadFile.aligned(byteCount)
         return offset
     }
 }

@@ -22,22 +22,20 @@ public final class LayerShard: @unchecked Sendable {  // owns its buffer, which 
         slots = layout.slots.slots
         self.heads = heads
         self.neurons = neurons
-        let base = buffer.baseAddress
-        func half(_ offset: Int) -> UnsafePointer<UInt16> {
-            UnsafePointer((base + offset).assumingMemoryBound(to: UInt16.self))
-        }
-        func float(_ offset: Int?) -> UnsafePointer<Float>? {
-            offset.map { UnsafePointer((base + $0).assumingMemoryBound(to: Float.self)) }
-        }
+        let matrices = layout.matrices
+        let vectors = layout.vectors
         attention = AttentionWeights(
             norm: LayerNormWeights(
-                weight: float(layout.attentionNormWeight), bias: float(layout.attentionNormBias)),
-            qkv: half(layout.qkv), qkvBias: float(layout.qkvBias),
-            output: half(layout.output), outputBias: float(layout.outputBias))
+                weight: buffer.vector(at: vectors.attentionNormWeight),
+                bias: buffer.vector(at: vectors.attentionNormBias)),
+            qkv: buffer.matrix(at: matrices.qkv), qkvBias: buffer.vector(at: layout.qkvBias),
+            output: buffer.matrix(at: matrices.output), outputBias: buffer.vector(at: vectors.outputBias))
         mlp = MLPWeights(
-            norm: LayerNormWeights(weight: float(layout.mlpNormWeight), bias: float(layout.mlpNormBias)),
-            fc1: half(layout.fc1), fc1Bias: float(layout.fc1Bias),
-            fc2: half(layout.fc2), fc2Bias: float(layout.fc2Bias))
+            norm: LayerNormWeights(
+                weight: buffer.vector(at: vectors.mlpNormWeight),
+                bias: buffer.vector(at: vectors.mlpNormBias)),
+            fc1: buffer.matrix(at: matrices.fc1), fc1Bias: buffer.vector(at: vectors.fc1Bias),
+            fc2: buffer.matrix(at: matrices.fc2), fc2Bias: buffer.vector(at: vectors.fc2Bias))
     }
 
     /// The bytes that such a shard takes.

@@ -1,28 +1,42 @@
 /// Where the tensors of a range of one layer's heads and neurons lie in the memory of a shard, in bytes from its start.
 struct LayerShardLayout {
     var slots = SlotLayout()
-    let attentionNormWeight, attentionNormBias, qkvBias, outputBias: Int?
-    let qkv, output, fc1, fc2: Int
-    let mlpNormWeight, mlpNormBias, fc1Bias, fc2Bias: Int?
+    let matrices: LayerMatrixOffsets
+    let qkvBias: Int?
+    let vectors: LayerVectorOffsets
 
     init(_ tensors: OPTTensors, layer: Int, heads: Range<Int>, neurons: Range<Int>) {
-        let headDimension = tensors.configuration.headDimension
-        let rows = heads.lowerBound * headDimension..<heads.upperBound * headDimension
-        qkv = slots.matrix(tensors.projectionWeight(.query, layer: layer), rows: rows)
-        slots.joinNext()
-        _ = slots.matrix(tensors.projectionWeight(.key, layer: layer), rows: rows)
-        slots.joinNext()
-        _ = slots.matrix(tensors.projectionWeight(.value, layer: layer), rows: rows)
+        matrices = LayerMatrixOffsets(&slots, tensors, layer: layer, heads: heads, neurons: neurons)
+        qkvBias = slots.qkvBias(tensors, layer: layer, heads: heads)
+        vectors = LayerVectorOffsets(&slots, tensors, layer: layer, neurons: neurons)
+    }
+}
+
+/// Where the matrices of a range of a layer's heads and neurons lie.
+struct LayerMatrixOffsets {
+    /// [3, n, hidden] and [n, hidden], for the n rows of the heads.
+    let qkv, output: Int
+    /// [n, hidden] each, for n neurons.
+    let fc1, fc2: Int
+
+    init(
+        _ slots: inout SlotLayout, _ tensors: OPTTensors, layer: Int, heads: Range<Int>, neurons: Range<Int>
+    ) {
+        let rows = tensors.rows(of: heads)
+        qkv = slots.qkv(tensors, layer: layer, heads: heads)
         output = slots.transposedMatrix(tensors.projectionWeight(.output, layer: layer), columns: rows)
         fc1 = slots.matrix(tensors.fc1Weight(layer: layer), rows: neurons)
         fc2 = slots.transposedMatrix(tensors.fc2Weight(layer: layer), columns: neurons)
-        qkvBias = slots.vector(tensors.projectionBias(.query, layer: layer), elements: rows)
-        if qkvBias != nil {
-            slots.joinNext()
-            _ = slots.vector(tensors.projectionBias(.key, layer: layer), elements: rows)
-            slots.joinNext()
-            _ = slots.vector(tensors.projectionBias(.value, layer: layer), elements: rows)
-        }
+    }
+}
+
+/// Where a layer's vectors lie, but for the biases of queries, keys and values; nil where the model has none.
+struct LayerVectorOffsets {
+    let outputBias, fc1Bias, fc2Bias: Int?
+    let attentionNormWeight, attentionNormBias, mlpNormWeight, mlpNormBias: Int?
+
+    /// - Parameter neurons: whose biases of fc1 are there.
+    init(_ slots: inout SlotLayout, _ tensors: OPTTensors, layer: Int, neurons: Range<Int>) {
         outputBias = slots.vector(tensors.projectionBias(.output, layer: layer))
         fc1Bias = slots.vector(tensors.fc1Bias(layer: layer), elements: neurons)
         fc2Bias = slots.vector(tensors.fc2Bias(layer: layer))
@@ -30,5 +44,38 @@ struct LayerShardLayout {
         attentionNormBias = slots.vector(tensors.attentionLayerNorm(.bias, layer: layer))
         mlpNormWeight = slots.vector(tensors.mlpLayerNorm(.weight, layer: layer))
         mlpNormBias = slots.vector(tensors.mlpLayerNorm(.bias, layer: layer))
+    }
+}
+
+extension OPTTensors {
+    /// The rows of the query, key and value projections that make up a range of heads.
+    func rows(of heads: Range<Int>) -> Range<Int> {
+        heads.lowerBound * configuration.headDimension..<heads.upperBound * configuration.headDimension
+    }
+}
+
+extension SlotLayout {
+    /// Reserves room for the heads' queries, keys and values as one matrix, and returns its offset in bytes.
+    mutating func qkv(_ tensors: OPTTensors, layer: Int, heads: Range<Int>) -> Int {
+        let rows = tensors.rows(of: heads)
+        let offset = matrix(tensors.projectionWeight(.query, layer: layer), rows: rows)
+        joinNext()
+        _ = matrix(tensors.projectionWeight(.key, layer: layer), rows: rows)
+        joinNext()
+        _ = matrix(tensors.projectionWeight(.value, layer: layer), rows: rows)
+        return offset
+    }
+
+    /// Reserves room for the biases of the heads' queries, keys and values as one vector; nil where there are none.
+    mutating func qkvBias(_ tensors: OPTTensors, layer: Int, heads: Range<Int>) -> Int? {
+        let rows = tensors.rows(of: heads)
+        guard let offset = vector(tensors.projectionBias(.query, layer: layer), elements: rows) else {
+            return nil
+        }
+        joinNext()
+        _ = vector(tensors.projectionBias(.key, layer: layer), elements: rows)
+        joinNext()
+        _ = vector(tensors.projectionBias(.value, layer: layer), elements: rows)
+        return offset
     }
 }

@@ -11,6 +11,9 @@ public final class OffloadFile: Sendable {
     /// The system reads and writes whole blocks at multiples of it.
     static let alignment = 4096
 
+    /// The next multiple of `alignment`.
+    static func aligned(_ byteCount: Int) -> Int { divideUp(byteCount, alignment) * alignment }
+
     private let descriptor: Int32
     /// Whether the page cache is left out; some file systems cannot.
     let isDirect: Bool

@@ -68,7 +68,7 @@ final class StagedLoader<Source: TensorSource> {
         var stagedByteCount = 0
         for part in parts {
             if case .memory = part.destination { continue }
-            stagedByteCount += StagedLoaderAlignment.aligned(part.byteCount)
+            stagedByteCount += OffloadFile.aligned(part.byteCount)
         }
         let stage = try stage(byteCount: stagedByteCount)
         var offset = 0
@@ -82,7 +82,7 @@ final class StagedLoader<Source: TensorSource> {
                 loader.add(part.slots, to: base, byteCount: part.byteCount)
                 copies.append(
                     (UnsafeRawBufferPointer(start: base, count: part.byteCount), part.destination))
-                offset += StagedLoaderAlignment.aligned(part.byteCount)
+                offset += OffloadFile.aligned(part.byteCount)
             }
             doneByteCount += part.slots.reduce(0) { $0 + $1.byteCount }
         }
@@ -104,7 +104,7 @@ final class StagedLoader<Source: TensorSource> {
         for copy in copies {
             if case .file(let fileOffset) = copy.destination {
                 let whole = UnsafeRawBufferPointer(
-                    start: copy.bytes.baseAddress, count: StagedLoaderAlignment.aligned(copy.bytes.count))
+                    start: copy.bytes.baseAddress, count: OffloadFile.aligned(copy.bytes.count))
                 try file!.write(whole, at: fileOffset)
             }
         }
@@ -132,12 +132,5 @@ final class StagedLoader<Source: TensorSource> {
         } catch {
             throw ModelError(loading: error)
         }
-    }
-}
-
-/// Staged parts begin and end where the offload file's blocks do.
-enum StagedLoaderAlignment {
-    static func aligned(_ byteCount: Int) -> Int {
-        divideUp(byteCount, OffloadFile.alignment) * OffloadFile.alignment
     }
 }

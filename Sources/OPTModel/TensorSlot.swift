@@ -1,4 +1,5 @@
 import Checkpoints
+import HostRuntime
 import TensorCore
 
 /// Where a tensor of the checkpoint, or a part of it, lives in a shard's memory, and in which layout.
@@ -67,5 +68,22 @@ struct SlotLayout: Sendable {
     mutating func joinNext() {
         guard let last = slots.last else { return }
         byteCount = last.byteOffset + last.byteCount
+    }
+}
+
+extension HostBuffer {
+    /// An fp16 matrix that a layout has put at an offset.
+    func matrix(at byteOffset: Int) -> UnsafePointer<UInt16> {
+        UnsafePointer(pointer(at: byteOffset, as: UInt16.self))
+    }
+
+    /// The same; nil where the layout has none.
+    func matrix(at byteOffset: Int?) -> UnsafePointer<UInt16>? {
+        byteOffset.map { UnsafePointer(pointer(at: $0, as: UInt16.self)) }
+    }
+
+    /// An fp32 vector that a layout has put at an offset; nil where it has none.
+    func vector(at byteOffset: Int?) -> UnsafePointer<Float>? {
+        byteOffset.map { UnsafePointer(pointer(at: $0, as: Float.self)) }
     }
 }
