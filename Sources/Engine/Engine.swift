@@ -196,10 +196,3 @@ public struct LoadingReport: Sendable, Hashable, Codable {
 extension Duration {
     var seconds: Double { self / .seconds(1) }
 }
-
-/// A size for a sentence: "2.62 GiB".
-func gibibytes(_ byteCount: Int) -> String {
-    let hundredths = Int((Double(byteCount) / Double(1 << 30) * 100).rounded())
-    let fraction = hundredths % 100
-    return "\(hundredths / 100).\(fraction < 10 ? "0" : "")\(fraction) GiB"
-}

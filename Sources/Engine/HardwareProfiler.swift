@@ -42,12 +42,12 @@ public struct HardwareProfiler: Sendable {
 
     /// Bytes a second of a plain kernel that reads GPU memory; nil where the CPU computes.
     public func gpuMemoryReadRate() async throws -> Double? {
-        try await engine.leader.perform { [engine] in try engine.gpuLane?.measureMemoryReadRate() }
+        try await engine.leader.perform { [engine] in try engine.gpuLane?.bandwidth.memoryReadRate() }
     }
 
     /// Bytes a second of copies from pinned CPU memory to the GPU; nil where the CPU computes.
     public func uploadRate() async throws -> Double? {
-        try await engine.leader.perform { [engine] in try engine.gpuLane?.measureUploadRate() }
+        try await engine.leader.perform { [engine] in try engine.gpuLane?.bandwidth.uploadRate() }
     }
 
     /// Bytes a second of direct reads of what lies on disk; nil where nothing does.

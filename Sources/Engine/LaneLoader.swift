@@ -58,8 +58,8 @@ struct LaneLoader {
         if let available = HostMemory.availableByteCount, needed > available {
             throw EngineError(
                 .outOfMemory,
-                "the weights of \(configuration.name) take \(gibibytes(needed)) in CPU memory, and "
-                    + "\(gibibytes(available)) are free; use a smaller model, or close other programs")
+                "the weights of \(configuration.name) take \(needed.gibibytes()) GiB in CPU memory, and "
+                    + "\(available.gibibytes()) GiB are free; use a smaller model, or close other programs")
         }
         let weights = try phases.measure("weights") {
             try OPTWeights(configuration, from: source, pool: pool, kernels: kernels, progress: progress)

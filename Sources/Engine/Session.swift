@@ -1,5 +1,6 @@
 import HostRuntime
 import OPTModel
+import Placement
 import Tokenization
 
 /// One conversation, or several side by side: sequences with caches of their own, which every generation continues.
@@ -35,19 +36,19 @@ public final class Session: Sendable {
         -> Generation
     {
         let tokens = try engine.encode(prompts)
-        return try start(tokens, beginsSequences: true, options)
+        try check(tokens, options)
+        return start(tokens, beginsSequences: true, options)
     }
 
     /// Continues each sequence with token ids, exactly as they are.
     public func generate(tokens: [[Int32]], options: GenerationOptions = GenerationOptions()) throws
         -> Generation
     {
-        try start(tokens, beginsSequences: false, options)
+        try check(tokens, options)
+        return start(tokens, beginsSequences: false, options)
     }
 
-    private func start(_ prompts: [[Int32]], beginsSequences: Bool, _ options: GenerationOptions) throws
-        -> Generation
-    {
+    private func check(_ prompts: [[Int32]], _ options: GenerationOptions) throws {
         try options.validate()
         try engine.check(prompts)
         guard prompts.count == capacities.count else {
@@ -55,6 +56,12 @@ public final class Session: Sendable {
                 .invalidOption,
                 "\(prompts.count) prompts for a session of \(capacities.count) sequences; give one for each")
         }
+    }
+
+    /// Starts what has been checked: one prompt of known tokens for each sequence, and options that are valid.
+    fileprivate func start(_ prompts: [[Int32]], beginsSequences: Bool, _ options: GenerationOptions)
+        -> Generation
+    {
         let control = GenerationControl()
         let (stream, continuation) = AsyncThrowingStream<GenerationPiece, any Error>.makeStream()
         continuation.onTermination = { _ in control.isCancelled.store(true, ordering: .relaxed) }
@@ -106,7 +113,8 @@ extension Engine {
                 of: tokens.count)
             capacities.append(prompt.count + count)
         }
-        return try await makeSession(capacities: capacities).generate(tokens: tokens, options: options)
+        return try await makeSession(capacities: capacities)
+            .start(tokens, beginsSequences: false, options)
     }
 
     /// The prompts' tokens, without a beginning-of-sequence token.
@@ -188,8 +196,8 @@ extension Engine {
         }.count
         throw EngineError(
             .outOfMemory,
-            "the caches of \(needs.count) sequences take \(gibibytes(needed)) in \(place), and "
-                + "\(gibibytes(available)) are free: "
+            "the caches of \(needs.count) sequences take \(needed.gibibytes()) GiB in \(place), and "
+                + "\(available.gibibytes()) GiB are free: "
                 + (fitting > 0
                     ? "use a batch of at most \(fitting), or fewer tokens"
                     : "shorten the prompt or generate fewer tokens"))

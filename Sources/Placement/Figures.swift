@@ -9,20 +9,25 @@ extension Double {
     }
 
     /// The number rounded by `rule` to so many digits behind the point.
-    func text(decimals: Int, rounding rule: FloatingPointRoundingRule = .toNearestOrAwayFromZero) -> String {
-        precondition(isFinite && decimals > 0, "\(self) with \(decimals) decimals")
+    package func text(decimals: Int, rounding rule: FloatingPointRoundingRule = .toNearestOrAwayFromZero)
+        -> String
+    {
+        precondition(isFinite && decimals >= 0, "\(self) with \(decimals) decimals")
         var scale = 1.0
         for _ in 0..<decimals { scale *= 10 }
         let scaled = (self * scale).rounded(rule)
+        guard abs(scaled) < 1e15 else { return String(self) }
         let digits = String(Int(abs(scaled)))
         let padded = String(repeating: "0", count: max(0, decimals + 1 - digits.count)) + digits
-        return "\(scaled < 0 ? "-" : "")\(padded.dropLast(decimals)).\(padded.suffix(decimals))"
+        let sign = scaled < 0 ? "-" : ""
+        return decimals == 0
+            ? sign + padded : "\(sign)\(padded.dropLast(decimals)).\(padded.suffix(decimals))"
     }
 }
 
 extension Int {
     /// The bytes in GiB with two decimals.
-    func gibibytes(rounding rule: FloatingPointRoundingRule = .toNearestOrAwayFromZero) -> String {
+    package func gibibytes(rounding rule: FloatingPointRoundingRule = .toNearestOrAwayFromZero) -> String {
         (Double(self) / 1_073_741_824).text(decimals: 2, rounding: rule)
     }
 }

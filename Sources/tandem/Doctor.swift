@@ -2,6 +2,7 @@ import ArgumentParser
 import Engine
 import FoundationEssentials
 import SystemPackage
+import Placement
 
 struct Doctor: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
@@ -62,7 +63,7 @@ extension MachineReport {
                 "GPU: \(gpu.name), compute capability \(gpu.computeCapability), "
                     + "\(gpu.multiprocessorCount) multiprocessors")
             lines.append(
-                "  memory: \(gibibytes(gpu.memoryByteCount)), \(gibibytes(gpu.freeByteCount)) free")
+                "  memory: \(gpu.memoryByteCount.gibibytes()) GiB, \(gpu.freeByteCount.gibibytes()) GiB free")
             lines.append("  driver: \(gpu.driverVersion ?? "of unknown release"), CUDA \(gpu.cudaVersion)")
         } else {
             lines.append("GPU: none (\(gpuProblem ?? "unknown"))")
@@ -71,7 +72,7 @@ extension MachineReport {
             "CPU: \(processor.name), \(processor.coreCount) \(processor.coreCount == 1 ? "core" : "cores"), "
                 + processor.instructionSet)
         if let byteCount = processor.availableByteCount {
-            lines.append("  memory: \(gibibytes(byteCount)) free")
+            lines.append("  memory: \(byteCount.gibibytes()) GiB free")
         }
         return lines
     }
@@ -129,9 +130,5 @@ extension MachineReport {
 
     private static func column(_ text: String, _ width: Int) -> String {
         text + String(repeating: " ", count: max(0, width - text.count))
-    }
-
-    private func gibibytes(_ byteCount: Int) -> String {
-        (Double(byteCount) / Double(1 << 30)).formatted(decimals: 2) + " GiB"
     }
 }

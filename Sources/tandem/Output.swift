@@ -1,4 +1,5 @@
 import Glibc
+import Placement
 
 /// Writes all of `text`; a closed pipe ends the program, as it does others.
 func writeToStandardOutput(_ text: String) { write(text, to: STDOUT_FILENO) }
@@ -23,15 +24,6 @@ private func write(_ text: String, to descriptor: Int32) {
 extension Double {
     /// The number with so many digits behind the point.
     func formatted(decimals: Int) -> String {
-        guard isFinite else { return "–" }
-        var scale = 1.0
-        for _ in 0..<decimals { scale *= 10 }
-        let scaled = (self * scale).rounded()
-        guard abs(scaled) < 1e15 else { return String(self) }
-        let digits = String(abs(Int(scaled)))
-        let padded = String(repeating: "0", count: max(0, decimals + 1 - digits.count)) + digits
-        let whole = padded.dropLast(decimals)
-        let sign = scaled < 0 ? "-" : ""
-        return decimals == 0 ? sign + padded : "\(sign)\(whole).\(padded.suffix(decimals))"
+        isFinite ? text(decimals: decimals) : "–"
     }
 }
