@@ -10,6 +10,10 @@ public struct Device: Sendable {
     /// The most shared memory that a block can have, where its kernel asks for it (`KernelFunction`).
     public let maxSharedByteCountPerBlock: Int
     public let l2ByteCount: Int
+    /// The highest rate of the multiprocessors' clock, in Hz.
+    public let clockRate: Double
+    /// What the memory's clock and width allow, in bytes a second.
+    public let peakMemoryBandwidth: Double
     /// Where it sits, as `domain:bus:device.function` in hexadecimal: the name of its folder in
     /// /sys/bus/pci/devices.
     public let pciBusID: String
@@ -47,6 +51,10 @@ extension CUDADriver {
             multiprocessorCount: try attribute(.multiprocessorCount),
             maxSharedByteCountPerBlock: try attribute(.maxSharedMemoryPerBlockOptIn),
             l2ByteCount: try attribute(.l2CacheSize),
+            clockRate: 1e3 * Double(try attribute(.clockRate)),
+            // Data go with both edges of the clock.
+            peakMemoryBandwidth: 2e3 * Double(try attribute(.memoryClockRate))
+                * Double(try attribute(.memoryBusWidth)) / 8,
             pciBusID: try text(action) { functions.cuDeviceGetPCIBusId($0, $1, handle) }.lowercased(),
             handle: handle,
             driver: self)
@@ -54,7 +62,10 @@ extension CUDADriver {
 
     /// `CUdevice_attribute`.
     private enum Attribute: Int32 {
+        case clockRate = 13
         case multiprocessorCount = 16
+        case memoryClockRate = 36
+        case memoryBusWidth = 37
         case l2CacheSize = 38
         case computeCapabilityMajor = 75
         case computeCapabilityMinor = 76

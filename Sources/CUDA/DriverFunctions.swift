@@ -77,6 +77,12 @@ final class DriverFunctions: @unchecked Sendable {  // addresses of code
     let cuModuleGetFunction: @convention(c) (HandleOut, Handle, UnsafePointer<CChar>) -> CUresult
     let cuFuncSetAttribute: @convention(c) (Handle, Int32, Int32) -> CUresult
     let cuFuncGetAttribute: @convention(c) (UnsafeMutablePointer<Int32>, Int32, Handle) -> CUresult
+    let cuTensorMapEncodeTiled:
+        @convention(c) (
+            UnsafeMutableRawPointer, Int32, UInt32, DeviceAddress, UnsafePointer<UInt64>,
+            UnsafePointer<UInt64>,
+            UnsafePointer<UInt32>, UnsafePointer<UInt32>, Int32, Int32, Int32, Int32
+        ) -> CUresult
     let cuOccupancyMaxActiveBlocksPerMultiprocessor:
         @convention(c) (UnsafeMutablePointer<Int32>, Handle, Int32, Int) -> CUresult
     let cuLaunchKernelEx:
@@ -149,6 +155,7 @@ final class DriverFunctions: @unchecked Sendable {  // addresses of code
         cuModuleGetFunction = try function("cuModuleGetFunction")
         cuFuncSetAttribute = try function("cuFuncSetAttribute")
         cuFuncGetAttribute = try function("cuFuncGetAttribute")
+        cuTensorMapEncodeTiled = try function("cuTensorMapEncodeTiled")
         cuOccupancyMaxActiveBlocksPerMultiprocessor = try function(
             "cuOccupancyMaxActiveBlocksPerMultiprocessor")
         cuLaunchKernelEx = try function("cuLaunchKernelEx")

@@ -15,6 +15,7 @@ final class GPUKernels: Sendable {
     private let hasClusters: Bool
     private let linearKernels, linearTransposedKernels: FewRowsKernels
     private let gemmKernels: GEMMKernels
+    private let decodeStepKernels: DecodeStepKernels?
 
     /// - Parameter hasClusters: the module's image was made for 9.0 or newer.
     init(_ module: Module, multiprocessorCount: Int, hasClusters: Bool) throws(CUDAError) {
@@ -34,6 +35,7 @@ final class GPUKernels: Sendable {
         linearKernels = try FewRowsKernels(module, "tandem_kernel_linear")
         linearTransposedKernels = try FewRowsKernels(module, "tandem_kernel_linear_transposed")
         gemmKernels = try GEMMKernels(module, multiprocessorCount: multiprocessorCount)
+        decodeStepKernels = hasClusters ? try DecodeStepKernels(module) : nil
         for dimension in HeadDimensionKernels.dimensions {
             try prefillKernels[dimension].setMaxDynamicSharedByteCount(
                 Self.prefillSharedByteCount(headDimension: dimension))
@@ -134,6 +136,22 @@ final class GPUKernels: Sendable {
             isProgrammatic: true, arguments: a)
     }
 
+    /// Whether `decodeStep` takes a model of these sizes.
+    func canDecodeStep(headDimension: Int, hiddenSize: Int) -> Bool {
+        decodeStepKernels?.kernel(headDimension: headDimension, hiddenSize: hiddenSize) != nil
+    }
+
+    /// A whole step of one sequence, by `blockCount` blocks that all run at once: no more than multiprocessors.
+    func decodeStep(
+        _ a: tandem_gpu_decode, headDimension: Int, blockCount: Int, on stream: Stream
+    ) throws(CUDAError) {
+        precondition(blockCount <= multiprocessorCount, "GPUKernels: \(blockCount) blocks")
+        let kernel = decodeStepKernels!.kernel(headDimension: headDimension, hiddenSize: Int(a.hidden))!
+        try stream.launch(
+            kernel, grid: (blockCount, 1, 1), block: Int(TANDEM_GPU_DECODE_BLOCK),
+            sharedByteCount: Int(TANDEM_GPU_DECODE_SHARED_BYTES), isProgrammatic: true, arguments: a)
+    }
+
     func sample(_ a: tandem_gpu_sample, on stream: Stream) throws(CUDAError) {
         try stream.launch(
             sampleKernel, grid: (Int(a.rows), 1, 1), block: 1024, isProgrammatic: true, arguments: a)
@@ -208,6 +226,33 @@ private struct FewRowsKernels: Sendable {
         for tiles in 1...4 { kernels.append(try module.function(named: "\(name)_\(tiles)")) }
         byRowTiles = kernels
         anySize = try module.function(named: "\(name)_any")
+    }
+}
+
+/// The kernels of a whole decode step, in the image for 9.0 alone.
+private struct DecodeStepKernels: Sendable {
+    private let of64, of80, of128, of128Large: KernelFunction
+    /// The largest hidden size of the kernels that have no larger sibling.
+    private static let mostHidden = 4096
+
+    init(_ module: Module) throws(CUDAError) {
+        of64 = try module.function(named: "tandem_kernel_decode_64")
+        of80 = try module.function(named: "tandem_kernel_decode_80")
+        of128 = try module.function(named: "tandem_kernel_decode_128")
+        of128Large = try module.function(named: "tandem_kernel_decode_128_large")
+        for kernel in [of64, of80, of128, of128Large] {
+            try kernel.setMaxDynamicSharedByteCount(Int(TANDEM_GPU_DECODE_SHARED_BYTES))
+        }
+    }
+
+    func kernel(headDimension: Int, hiddenSize: Int) -> KernelFunction? {
+        switch headDimension {
+        case 64 where hiddenSize <= Self.mostHidden: of64
+        case 80 where hiddenSize <= Self.mostHidden: of80
+        case 128 where hiddenSize <= Self.mostHidden: of128
+        case 128 where hiddenSize <= Int(TANDEM_GPU_DECODE_HIDDEN): of128Large
+        default: nil
+        }
     }
 }
 

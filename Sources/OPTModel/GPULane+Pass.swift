@@ -7,6 +7,7 @@ extension GPULane {
     func enqueue(_ pass: Pass, _ cache: GPUKVCache, _ layout: StepBlock.Layout) throws(CUDAError) {
         try stream.upload(block.input, to: scratch.step, byteCount: layout.byteCount)
         try span("embedding") { () throws(CUDAError) in try embed(pass, layout) }
+        if try enqueueWhole(pass, cache, layout) { return }
         for (index, layer) in weights.layers.enumerated() {
             try span("self-attention", layer: index) { () throws(CUDAError) in
                 try attention(layer, index, pass, cache, layout)
@@ -25,6 +26,19 @@ extension GPULane {
                 }
             }
         }
+    }
+
+    /// Puts in all layers, logits and sampling as one kernel and another, where that can be: one sequence's step, all
+    /// of it in GPU memory. What is recorded goes operation by operation, so that each is seen.
+    private func enqueueWhole(_ pass: Pass, _ cache: GPUKVCache, _ layout: StepBlock.Layout) throws(CUDAError)
+        -> Bool
+    {
+        guard stepKernel != nil, timeline == nil, pass.isDecode, pass.rowCount == 1,
+            cache.gpuHeads.count == configuration.headCount
+        else { return false }
+        try stepKernel!.enqueue(row: scratch.step + UInt64(layout.rows), kernels: kernels, on: stream)
+        try sample(pass, layout)
+        return true
     }
 
     /// Records what `body` puts into the stream, where something is being recorded.
@@ -283,12 +297,7 @@ extension GPULane {
             keep: keeps ? 1 : 0, epsilon: OPTConfiguration.layerNormEpsilon)
     }
 
-    private var activation: UInt32 {
-        switch configuration.activation {
-        case .relu: UInt32(TANDEM_GPU_RELU)
-        case .gelu: UInt32(TANDEM_GPU_GELU)
-        }
-    }
+    private var activation: UInt32 { configuration.activation.gpuCode }
 
     // MARK: Streamed pieces
 

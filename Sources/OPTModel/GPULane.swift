@@ -19,6 +19,8 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
     let kernels: GPUKernels
     let stream: Stream
     let scratch: GPUScratch
+    /// Where a step of one sequence can be one kernel.
+    let stepKernel: DecodeStepKernel?
     let block: StepBlock
     public let rowCapacity: Int
     public let segmentCapacity: Int
@@ -48,9 +50,11 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
     static let timeoutSeconds = 60.0
 
     /// Makes the lane's memory; the thread that does leads the lane.
+    ///
+    /// - Parameter usesStepKernel: steps of one sequence may be one kernel; off, to compare the two ways.
     public init(
         _ weights: GPUWeights, context: Context, rowCapacity: Int = mostRows,
-        segmentCapacity: Int = mostSequences
+        segmentCapacity: Int = mostSequences, usesStepKernel: Bool = true
     ) throws(ModelError) {
         self.weights = weights
         self.context = context
@@ -74,6 +78,10 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
             tableRows = try Self.pinned(needsRows ? 2 * rowCapacity * tableRowStride : 4096, context)
             hostLogits = try Self.pinned(segmentCapacity * configuration.vocabularySize * 4, context)
             try stream.fill(scratch.counters, byteCount: GPUScratch.counterCount * 4)
+            stepKernel =
+                usesStepKernel
+                ? try DecodeStepKernel(
+                    weights, kernels: kernels, scratch: scratch, context: context, stream: stream) : nil
             try stream.synchronize()
         } catch {
             throw ModelError(loading: error)

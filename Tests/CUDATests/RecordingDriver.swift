@@ -53,7 +53,8 @@ enum RecordingDriver {
         let device = Device(
             index: 0, name: "none", computeCapability: computeCapability, totalByteCount: 0,
             multiprocessorCount: 1,
-            maxSharedByteCountPerBlock: 0, l2ByteCount: 0, pciBusID: "", handle: 0, driver: driver)
+            maxSharedByteCountPerBlock: 0, l2ByteCount: 0, clockRate: 0,
+            peakMemoryBandwidth: 0, pciBusID: "", handle: 0, driver: driver)
         return try Context(device: device)
     }
 }

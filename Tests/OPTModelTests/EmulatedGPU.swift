@@ -40,8 +40,10 @@ enum EmulatedGPU {
         let driver = try CUDADriver(functions: functions())
         return try Context(
             device: Device(
-                index: 0, name: "emulated", computeCapability: 90, totalByteCount: 1 << 30,
-                multiprocessorCount: 132, maxSharedByteCountPerBlock: 0, l2ByteCount: 0, pciBusID: "",
+                index: 0, name: "emulated", computeCapability: 80, totalByteCount: 1 << 30,
+                multiprocessorCount: 132, maxSharedByteCountPerBlock: 0, l2ByteCount: 0, clockRate: 0,
+                peakMemoryBandwidth: 0,
+                pciBusID: "",
                 handle: 0, driver: driver))
     }
 

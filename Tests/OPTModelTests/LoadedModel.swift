@@ -46,17 +46,26 @@ struct LoadedModel {
         _ folder: FilePath, onGPU request: PlacementRequest, stagingSlotCount: Int = 4,
         context: Context? = nil
     ) throws {
+        try self.init(
+            OPTConfiguration(folder: folder), source: try CheckpointFiles(folder: folder), onGPU: request,
+            stagingSlotCount: stagingSlotCount, context: context)
+    }
+
+    /// - Parameter usesStepKernel: steps of one sequence may be one kernel.
+    init(
+        _ configuration: OPTConfiguration, source: some TensorSource, onGPU request: PlacementRequest,
+        stagingSlotCount: Int = 4, context: Context? = nil, usesStepKernel: Bool = true
+    ) throws {
         let context = try context ?? Context(device: CUDADriver.load().device())
-        let configuration = try OPTConfiguration(folder: folder)
         pool = WorkerPool(workerCount: 2)
         self.configuration = configuration
         let weights = try GPULane.loadWeights(
             configuration, placement: Placement(configuration.shape, request),
-            from: try CheckpointFiles(folder: folder), pool: pool, kernels: fastestKernels!, context: context,
+            from: source, pool: pool, kernels: fastestKernels!, context: context,
             options: GPUWeights.Options(stagingSlotCount: stagingSlotCount, offloadFolder: "/var/tmp")
         ) { _, _ in }
         gpuWeights = weights
-        decoder = Decoder(try GPULane(weights, context: context))
+        decoder = Decoder(try GPULane(weights, context: context, usesStepKernel: usesStepKernel))
     }
 
     /// - Parameter choosesOnLane: the lane chooses the tokens, and there are no logits.

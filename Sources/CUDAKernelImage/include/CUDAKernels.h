@@ -162,6 +162,55 @@ typedef struct {
 /// Queries of a block: the grid is (ceil(longest segment / this), heads, segments).
 #define TANDEM_GPU_ATTENTION_QUERIES 64
 
+/// The vectors of one layer, fp32, each or 0: norms' weights and biases [hidden], biases.
+typedef struct {
+  tandem_device_pointer attention_norm_weight, attention_norm_bias, qkv_bias, output_bias;
+  tandem_device_pointer mlp_norm_weight, mlp_norm_bias, fc1_bias, fc2_bias;
+} tandem_gpu_decode_vectors;
+
+/// What a decode step reads of one layer. In GPU memory, at 64 bytes.
+typedef struct {
+  /// Of the weights that lie [outputs, inputs]: 3 dimensions (64 inputs, outputs, inputs / 64), boxes of (64,
+  /// 16, 8) in 128-byte swizzle. Of those that lie [inputs, outputs]: 2 dimensions (outputs, inputs), boxes
+  /// of (64, 128) in the same swizzle.
+  uint64_t qkv[16], output[16], fc1[16], fc2[16];
+  tandem_gpu_decode_vectors vectors;
+} tandem_gpu_decode_layer;
+
+/// A decode step of one sequence from the residual stream to the logits, in one kernel whose blocks all run
+/// at once.
+typedef struct {
+  tandem_device_pointer layers;      // tandem_gpu_decode_layer [layer_count]
+  tandem_device_pointer logits_map;  // as a layer's `qkv`
+  tandem_device_pointer row;         // tandem_gpu_row
+  tandem_device_pointer residual;    // fp32 [hidden]
+  tandem_device_pointer logits;      // fp32 [vocabulary]
+  tandem_device_pointer final_norm_weight, final_norm_bias;
+  /// TANDEM_GPU_DECODE_SETS of what blocks hand each other: `set_byte_count` each, all bits set before and
+  /// after.
+  tandem_device_pointer exchange;
+  tandem_device_pointer counters;  // uint32 [2], zero before and after
+  uint32_t layer_count, hidden, heads, neuron_count, vocabulary;
+  uint32_t activation, attention_parts;
+  /// Blocks among which the inputs of the output projection and of fc2 are cut.
+  uint32_t output_participants, fc2_participants;
+  /// Of a set: where each part begins. Queries, keys and values, and neurons, are fp16, the others fp32:
+  /// attended [heads, attention_parts, head_dimension], its weights [heads, attention_parts, 2], sums
+  /// [TANDEM_GPU_DECODE_SLOTS, hidden].
+  uint32_t attended, attended_weights, output_sums, neurons, fc2_sums, set_byte_count;
+  /// The fewest clock cycles from one stage's copy to the next.
+  uint32_t pace;
+  float scale, epsilon;
+} tandem_gpu_decode;
+#define TANDEM_GPU_DECODE_SETS 4
+#define TANDEM_GPU_DECODE_SLOTS 16
+#define TANDEM_GPU_DECODE_LAYERS 96
+#define TANDEM_GPU_DECODE_HIDDEN 12288
+#define TANDEM_GPU_DECODE_STAGE_BYTES 16384
+/// Threads and dynamic shared memory of a block.
+#define TANDEM_GPU_DECODE_BLOCK 384
+#define TANDEM_GPU_DECODE_SHARED_BYTES 226496
+
 /// How the token of one row is chosen: as the host's sampler does it, draw included.
 typedef struct {
   /// 0: greedy.

@@ -1,0 +1,194 @@
+import CUDA
+import CUDAKernelImage
+
+/// A decode step of one sequence in one kernel (`decode.cu`), for a model that lies in GPU memory whole: its tensor
+/// maps, and the memory through which its blocks meet.
+///
+/// What the kernel does not take goes operation by operation: several rows, streamed pieces, a cache in CPU memory,
+/// norms behind their blocks, projections of the embedding, older GPUs.
+final class DecodeStepKernel: @unchecked Sendable {  // arguments are addresses
+    private let buffer: DeviceBuffer
+    private let arguments: tandem_gpu_decode
+    private let headDimension: Int
+    private let blockCount: Int
+
+    /// nil where the kernel does not take the model, or not where it lies.
+    init?(
+        _ weights: GPUWeights, kernels: GPUKernels, scratch: borrowing GPUScratch, context: Context,
+        stream: Stream
+    ) throws(CUDAError) {
+        let configuration = weights.configuration
+        let hidden = configuration.hiddenSize
+        let neurons = configuration.feedForwardSize
+        guard Self.takes(configuration, weights, kernels) else { return nil }
+        headDimension = configuration.headDimension
+        // Every block has some of the queries, keys and values, and of the neurons: that is how blocks know how far
+        // the others are.
+        blockCount = min(kernels.multiprocessorCount, divideUp(3 * hidden, 16), divideUp(neurons, 16))
+
+        let output = DecodeCut(inputs: hidden, outputs: hidden, blockCount: blockCount)
+        let fc2 = DecodeCut(inputs: neurons, outputs: hidden, blockCount: blockCount)
+        let parts = max(1, blockCount / configuration.headCount)
+        var set = DeviceLayout()
+        _ = set.add(3 * hidden * 2)
+        let attended = set.add(configuration.headCount * parts * configuration.headDimension * 4)
+        let attendedWeights = set.add(configuration.headCount * parts * 8)
+        let outputSums = set.add(output.slotCount * hidden * 4)
+        let neuronWords = set.add(neurons * 2)
+        let fc2Sums = set.add(fc2.slotCount * hidden * 4)
+        let exchangeByteCount = Int(TANDEM_GPU_DECODE_SETS) * set.byteCount
+
+        var layout = DeviceLayout()
+        let layers = layout.add(configuration.layerCount * MemoryLayout<tandem_gpu_decode_layer>.stride)
+        let logitsMap = layout.add(MemoryLayout<TensorMap.Words>.size)
+        let exchange = layout.add(exchangeByteCount)
+        let counters = layout.add(8)
+        buffer = try DeviceBuffer(byteCount: layout.byteCount, context: context)
+        let base = buffer.address
+
+        let table = try Self.layerTable(weights, context: context)
+        let logits = try TensorMap(
+            ofOutputsBy: hidden, at: weights.logits[0].table, outputs: configuration.vocabularySize,
+            context: context)
+        try Self.upload(table, to: base + layers, on: stream)
+        try Self.upload([logits.words], to: base + logitsMap, on: stream)
+        try stream.fill(base + exchange, with: 0xff, byteCount: exchangeByteCount)
+        try stream.fill(base + counters, byteCount: 8)
+
+        arguments = tandem_gpu_decode(
+            layers: base + layers, logits_map: base + logitsMap, row: 0, residual: scratch.residual,
+            logits: scratch.logits, final_norm_weight: weights.finalNorm.weight,
+            final_norm_bias: weights.finalNorm.bias, exchange: base + exchange, counters: base + counters,
+            layer_count: UInt32(configuration.layerCount), hidden: UInt32(hidden),
+            heads: UInt32(configuration.headCount), neuron_count: UInt32(neurons),
+            vocabulary: UInt32(configuration.vocabularySize), activation: configuration.activation.gpuCode,
+            attention_parts: UInt32(parts), output_participants: UInt32(output.participants),
+            fc2_participants: UInt32(fc2.participants), attended: UInt32(attended),
+            attended_weights: UInt32(attendedWeights), output_sums: UInt32(outputSums),
+            neurons: UInt32(neuronWords), fc2_sums: UInt32(fc2Sums), set_byte_count: UInt32(set.byteCount),
+            pace: Self.pace(context.device), scale: configuration.queryScale,
+            epsilon: OPTConfiguration.layerNormEpsilon)
+    }
+
+    /// From the residual stream in the scratch to the logits there. `row` is the address of a `tandem_gpu_row`.
+    func enqueue(row: UInt64, kernels: GPUKernels, on stream: Stream) throws(CUDAError) {
+        var arguments = arguments
+        arguments.row = row
+        try kernels.decodeStep(arguments, headDimension: headDimension, blockCount: blockCount, on: stream)
+    }
+
+    private static func takes(
+        _ configuration: OPTConfiguration, _ weights: GPUWeights, _ kernels: GPUKernels
+    ) -> Bool {
+        let isWhole = weights.layers.allSatisfy {
+            $0.attention.count == 1 && $0.attention[0].streamIndex == nil && $0.mlp.count == 1
+                && $0.mlp[0].streamIndex == nil
+        }
+        return isWhole && weights.logits.count == 1 && weights.logits[0].streamIndex == nil
+            && configuration.normalizesBefore && configuration.hasFinalLayerNorm && weights.projectIn == 0
+            && configuration.layerCount <= Int(TANDEM_GPU_DECODE_LAYERS) && configuration.hiddenSize % 64 == 0
+            && configuration.feedForwardSize % 8 == 0
+            && kernels.canDecodeStep(
+                headDimension: configuration.headDimension, hiddenSize: configuration.hiddenSize)
+    }
+
+    /// The cycles in which the memory brings every multiprocessor a stage, at 0.92 of its peak. Copies that are asked
+    /// for faster stand in a queue, in which some blocks wait for the stages that others need later: opt-6.7b takes
+    /// 3.43 ms with 800 cycles, 3.62 without, 3.53 with 850 (H200).
+    private static func pace(_ device: Device) -> UInt32 {
+        if device.peakMemoryBandwidth == 0 { return 0 }
+        let byteCount = Double(TANDEM_GPU_DECODE_STAGE_BYTES) * Double(device.multiprocessorCount)
+        return UInt32(0.92 * byteCount / device.peakMemoryBandwidth * device.clockRate)
+    }
+
+    private static func layerTable(
+        _ weights: GPUWeights, context: Context
+    ) throws(CUDAError) -> [tandem_gpu_decode_layer] {
+        let hidden = weights.configuration.hiddenSize
+        let neurons = weights.configuration.feedForwardSize
+        var table: [tandem_gpu_decode_layer] = []
+        for layer in weights.layers {
+            let attention = layer.attention[0]
+            let mlp = layer.mlp[0]
+            table.append(
+                tandem_gpu_decode_layer(
+                    qkv: try TensorMap(
+                        ofOutputsBy: hidden, at: attention.qkv, outputs: 3 * hidden, context: context
+                    ).words,
+                    output: try TensorMap(
+                        ofInputs: hidden, by: hidden, at: attention.output, context: context
+                    ).words,
+                    fc1: try TensorMap(ofOutputsBy: hidden, at: mlp.fc1, outputs: neurons, context: context)
+                        .words,
+                    fc2: try TensorMap(ofInputs: neurons, by: hidden, at: mlp.fc2, context: context).words,
+                    vectors: tandem_gpu_decode_vectors(
+                        attention_norm_weight: layer.attentionNorm.weight,
+                        attention_norm_bias: layer.attentionNorm.bias, qkv_bias: attention.qkvBias,
+                        output_bias: layer.outputBias, mlp_norm_weight: layer.mlpNorm.weight,
+                        mlp_norm_bias: layer.mlpNorm.bias, fc1_bias: layer.fc1Bias, fc2_bias: layer.fc2Bias)))
+        }
+        return table
+    }
+
+    /// Waits until the copy is done.
+    private static func upload<Element: BitwiseCopyable>(
+        _ elements: [Element], to address: UInt64, on stream: Stream
+    ) throws(CUDAError) {
+        let memory = UnsafeMutableBufferPointer<Element>.allocate(capacity: elements.count)
+        defer { memory.deallocate() }
+        _ = memory.initialize(from: elements)
+        try stream.upload(
+            memory.baseAddress!, to: address, byteCount: elements.count * MemoryLayout<Element>.stride)
+        try stream.synchronize()
+    }
+}
+
+/// How a product of W [inputs, outputs] is cut over blocks, as `decode.cu` has it: stages of 64 outputs × 128 inputs,
+/// all of an output's one behind the other, dealt out evenly.
+struct DecodeCut {
+    let participants: Int
+    /// The most blocks that have some of the same outputs.
+    let slotCount: Int
+
+    init(inputs: Int, outputs: Int, blockCount: Int) {
+        let depth = divideUp(inputs, 128)
+        let tiles = divideUp(outputs, 64)
+        let total = depth * tiles
+        let most = min(blockCount, total, (Int(TANDEM_GPU_DECODE_SLOTS) - 2) * tiles)
+        // A few blocks less, where all then have the same and no output has more parts than it must.
+        participants = (most * 95 / 100...most).last { total % $0 == 0 } ?? most
+        let owner = { [participants] (stage: Int) in ((stage + 1) * participants - 1) / total }
+        slotCount = (0..<tiles).map { owner($0 * depth + depth - 1) - owner($0 * depth) + 1 }.max()!
+    }
+}
+
+extension TensorMap {
+    /// Of W [outputs, inputs], in boxes of 16 outputs × 512 inputs.
+    fileprivate init(ofOutputsBy inputs: Int, at address: UInt64, outputs: Int, context: Context)
+        throws(CUDAError)
+    {
+        try self.init(
+            ofHalvesAt: address, sizes: [64, outputs, inputs / 64], strides: [2 * inputs, 128],
+            box: [64, 16, 8],
+            context: context)
+    }
+
+    /// Of W [inputs, outputs], in boxes of 128 inputs × 64 outputs.
+    fileprivate init(ofInputs inputs: Int, by outputs: Int, at address: UInt64, context: Context)
+        throws(CUDAError)
+    {
+        try self.init(
+            ofHalvesAt: address, sizes: [outputs, inputs], strides: [2 * outputs], box: [64, 128],
+            context: context)
+    }
+}
+
+extension OPTConfiguration.Activation {
+    /// As the kernels have it.
+    var gpuCode: UInt32 {
+        switch self {
+        case .relu: UInt32(TANDEM_GPU_RELU)
+        case .gelu: UInt32(TANDEM_GPU_GELU)
+        }
+    }
+}

@@ -1,0 +1,82 @@
+import Checkpoints
+import Placement
+import Testing
+
+@testable import OPTModel
+
+@Suite struct DecodeCutTests {
+    @Test(arguments: [
+        (2048, 2048), (8192, 2048), (4096, 4096), (16384, 4096), (256, 256), (64, 64), (28672, 7168),
+    ])
+    func `every stage has one owner, no block has much more than another, and the slots suffice`(
+        inputs: Int, outputs: Int
+    ) {
+        for blockCount in [1, 12, 48, 108, 132] {
+            let cut = DecodeCut(inputs: inputs, outputs: outputs, blockCount: blockCount)
+            let depth = divideUp(inputs, 128)
+            let total = depth * divideUp(outputs, 64)
+            let begins = (0...cut.participants).map { total * $0 / cut.participants }
+            #expect(cut.participants <= blockCount && cut.slotCount <= 16)
+            #expect(zip(begins, begins.dropFirst()).allSatisfy { $1 - $0 >= 1 })
+            #expect(
+                zip(begins, begins.dropFirst()).map { $1 - $0 }.max()! <= divideUp(total, cut.participants))
+            for tile in 0..<divideUp(outputs, 64) {
+                let stages = tile * depth..<(tile + 1) * depth
+                let owners = (0..<cut.participants).filter {
+                    stages.overlaps(begins[$0]..<begins[$0 + 1])
+                }
+                #expect(owners.count <= cut.slotCount)
+            }
+        }
+    }
+}
+
+/// A step in one kernel against the same step operation by operation.
+@Suite(.serialized, .enabled(if: GPUMachine.isPresent, "there is no GPU")) struct DecodeStepKernelTests {
+    /// Of every kernel: layers, heads, hidden size.
+    static let shapes = [
+        (3, 12, 768), (2, 32, 2560), (5, 32, 4096), (1, 40, 5120), (2, 3, 384), (4, 16, 1024),
+    ]
+
+    @Test(arguments: shapes, [1, 130, 700])
+    func `logits are those of the operations one by one`(
+        shape: (layers: Int, heads: Int, hidden: Int), promptLength: Int
+    ) throws {
+        var configuration = try #require(OPTConfiguration(publishedModel: "opt-125m"))
+        configuration.layerCount = shape.layers
+        configuration.headCount = shape.heads
+        configuration.hiddenSize = shape.hidden
+        configuration.embeddingSize = shape.hidden
+        configuration.feedForwardSize = 4 * shape.hidden
+        configuration.vocabularySize = 1231
+        let source = DummyWeights(specifications: configuration.tensorSpecifications, seed: 7)
+        let prompt = (0..<promptLength).map { Int32(($0 * 37 + 11) % configuration.vocabularySize) }
+        var results: [LoadedModel.Result] = []
+        for usesStepKernel in [true, false] {
+            let model = try LoadedModel(
+                configuration, source: source, onGPU: try PlacementRequest(perLayerPercent: .allOnGPU),
+                usesStepKernel: usesStepKernel)
+            results.append(try model.decodeGreedily([prompt], steps: 9))
+        }
+        #expect(results[0].tokens == results[1].tokens)
+        #expect(relativeError(results[0].lastLogits[0], results[1].lastLogits[0]) < 2e-3)
+    }
+
+    @Test func `a model that fits into it is decoded by it, and others are not`() throws {
+        let storybook = try #require(GoldenCase.all.first { $0.name == "storybook" })
+        let postNorm = try #require(GoldenCase.all.first { $0.name == "post-norm" })
+        let onGPU = try PlacementRequest(perLayerPercent: .allOnGPU)
+        let half = try PlacementRequest(perLayerPercent: [100, 0, 100, 0, 50, 50, 100, 0])
+        #expect(try lane(LoadedModel(storybook.folder, onGPU: onGPU)).stepKernel != nil)
+        #expect(try lane(LoadedModel(storybook.folder, onGPU: half)).stepKernel == nil)
+        #expect(try lane(LoadedModel(postNorm.folder, onGPU: onGPU)).stepKernel == nil)
+    }
+
+    private func lane(_ model: LoadedModel) throws -> GPULane {
+        try #require(model.decoder.lane as? GPULane)
+    }
+}
+
+extension [Double] {
+    fileprivate static let allOnGPU: [Double] = [100, 0, 100, 0, 100, 0, 100, 0]
+}
