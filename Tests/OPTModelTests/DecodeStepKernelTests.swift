@@ -33,14 +33,14 @@ import Testing
 
 /// A step in one kernel against the same step operation by operation.
 @Suite(.serialized, .enabled(if: GPUMachine.isPresent, "there is no GPU")) struct DecodeStepKernelTests {
-    /// Of every kernel: layers, heads, hidden size.
+    /// For every kernel: layers, heads, hidden size.
     static let shapes = [
-        (3, 12, 768), (2, 32, 2560), (5, 32, 4096), (1, 40, 5120), (2, 3, 384), (4, 16, 1024),
+        (2, 12, 768), (1, 32, 2560), (1, 32, 4096), (1, 40, 5120), (5, 3, 384), (2, 16, 1024),
     ]
 
-    @Test(arguments: shapes, [1, 130, 700])
+    @Test(arguments: shapes)
     func `logits are those of the operations one by one`(
-        shape: (layers: Int, heads: Int, hidden: Int), promptLength: Int
+        shape: (layers: Int, heads: Int, hidden: Int)
     ) throws {
         var configuration = try #require(OPTConfiguration(publishedModel: "opt-125m"))
         configuration.layerCount = shape.layers
@@ -50,16 +50,17 @@ import Testing
         configuration.feedForwardSize = 4 * shape.hidden
         configuration.vocabularySize = 1231
         let source = DummyWeights(specifications: configuration.tensorSpecifications, seed: 7)
-        let prompt = (0..<promptLength).map { Int32(($0 * 37 + 11) % configuration.vocabularySize) }
-        var results: [LoadedModel.Result] = []
-        for usesStepKernel in [true, false] {
-            let model = try LoadedModel(
+        let models = try [true, false].map {
+            try LoadedModel(
                 configuration, source: source, onGPU: try PlacementRequest(perLayerPercent: .allOnGPU),
-                usesStepKernel: usesStepKernel)
-            results.append(try model.decodeGreedily([prompt], steps: 9))
+                usesStepKernel: $0)
         }
-        #expect(results[0].tokens == results[1].tokens)
-        #expect(relativeError(results[0].lastLogits[0], results[1].lastLogits[0]) < 2e-3)
+        for promptLength in [1, 130, 700] {
+            let prompt = (0..<promptLength).map { Int32(($0 * 37 + 11) % configuration.vocabularySize) }
+            let results = try models.map { try $0.decodeGreedily([prompt], steps: 9) }
+            #expect(results[0].tokens == results[1].tokens)
+            #expect(relativeError(results[0].lastLogits[0], results[1].lastLogits[0]) < 2e-3)
+        }
     }
 
     @Test func `a model that fits into it is decoded by it, and others are not`() throws {
