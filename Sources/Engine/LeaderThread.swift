@@ -39,45 +39,30 @@ final class LeaderThread: Sendable {
 }
 
 /// Jobs in the order they came, for one thread that sleeps while there are none.
-private final class JobQueue: @unchecked Sendable {  // `jobs` and `isClosed` are guarded by `mutex`
-    private let mutex: UnsafeMutablePointer<pthread_mutex_t>
-    private let condition: UnsafeMutablePointer<pthread_cond_t>
+private final class JobQueue: @unchecked Sendable {  // `jobs` and `isClosed` are guarded by `monitor`
+    private let monitor = Monitor()
     private var jobs: [@Sendable () -> Void] = []
     private var isClosed = false
 
-    init() {
-        mutex = .allocate(capacity: 1)
-        condition = .allocate(capacity: 1)
-        pthread_mutex_init(mutex, nil)
-        pthread_cond_init(condition, nil)
-    }
-
-    deinit {
-        pthread_mutex_destroy(mutex)
-        pthread_cond_destroy(condition)
-        mutex.deallocate()
-        condition.deallocate()
-    }
-
     func append(_ job: @escaping @Sendable () -> Void) {
-        pthread_mutex_lock(mutex)
-        jobs.append(job)
-        pthread_cond_signal(condition)
-        pthread_mutex_unlock(mutex)
+        monitor.withLock {
+            jobs.append(job)
+            monitor.broadcast()
+        }
     }
 
     func close() {
-        pthread_mutex_lock(mutex)
-        isClosed = true
-        pthread_cond_signal(condition)
-        pthread_mutex_unlock(mutex)
+        monitor.withLock {
+            isClosed = true
+            monitor.broadcast()
+        }
     }
 
     /// The next job, or nil when the queue is closed and empty.
     func next() -> (@Sendable () -> Void)? {
-        pthread_mutex_lock(mutex)
-        defer { pthread_mutex_unlock(mutex) }
-        while jobs.isEmpty && !isClosed { pthread_cond_wait(condition, mutex) }
-        return jobs.isEmpty ? nil : jobs.removeFirst()
+        monitor.withLock {
+            while jobs.isEmpty && !isClosed { monitor.wait() }
+            return jobs.isEmpty ? nil : jobs.removeFirst()
+        }
     }
 }

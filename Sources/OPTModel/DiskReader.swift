@@ -5,7 +5,7 @@ import HostRuntime
 /// Reads the blocks of an offload file ahead of their use, again and again in the same order, into pinned buffers.
 ///
 /// Several threads read pieces of a block side by side, as disks serve several requests faster than one.
-final class DiskReader: @unchecked Sendable {  // what the threads share is guarded by `mutex`
+final class DiskReader: @unchecked Sendable {  // what the threads share is guarded by `monitor`
     struct Block: Sendable {
         var fileOffset: Int
         var byteCount: Int
@@ -15,8 +15,7 @@ final class DiskReader: @unchecked Sendable {  // what the threads share is guar
     private let file: OffloadFile
     private let buffers: [ReadBuffer]
     private let context: Context
-    private let mutex: UnsafeMutablePointer<pthread_mutex_t>
-    private let changed: UnsafeMutablePointer<pthread_cond_t>
+    private let monitor = Monitor()
     private var threads: [pthread_t] = []
 
     // Counted over all rounds: block n of them is blocks[n % blocks.count] and goes to buffer n % buffers.count.
@@ -42,17 +41,6 @@ final class DiskReader: @unchecked Sendable {  // what the threads share is guar
         for _ in 0..<Self.bufferCount { buffers.append(try ReadBuffer(byteCount: largest, context: context)) }
         self.buffers = buffers
         unreadByteCounts = Array(repeating: 0, count: Self.bufferCount)
-        mutex = .allocate(capacity: 1)
-        changed = .allocate(capacity: 1)
-        pthread_mutex_init(mutex, nil)
-        pthread_cond_init(changed, nil)
-    }
-
-    deinit {
-        pthread_cond_destroy(changed)
-        pthread_mutex_destroy(mutex)
-        changed.deallocate()
-        mutex.deallocate()
     }
 
     /// Begins to read. The threads keep the reader alive until `stop`.
@@ -63,43 +51,41 @@ final class DiskReader: @unchecked Sendable {  // what the threads share is guar
     }
 
     func record(in timeline: Timeline) {
-        pthread_mutex_lock(mutex)
-        self.timeline = timeline
-        pthread_mutex_unlock(mutex)
+        monitor.withLock { self.timeline = timeline }
     }
 
     /// Ends the threads; what is being read is read to its end.
     func stop() {
-        pthread_mutex_lock(mutex)
-        isStopping = true
-        pthread_cond_broadcast(changed)
-        pthread_mutex_unlock(mutex)
+        monitor.withLock {
+            isStopping = true
+            monitor.broadcast()
+        }
         for thread in threads { pthread_join(thread, nil) }
         threads = []
     }
 
     /// The next block's bytes, as soon as they are there; nil once the reader was stopped.
     func nextBuffer() throws(ModelError) -> UnsafeRawBufferPointer? {
-        pthread_mutex_lock(mutex)
-        defer { pthread_mutex_unlock(mutex) }
-        let index = taken % buffers.count
-        while !isStopping && failure == nil && !(asked > taken && unreadByteCounts[index] == 0) {
-            pthread_cond_wait(changed, mutex)
+        try monitor.withLock { () throws(ModelError) in
+            let index = taken % buffers.count
+            while !isStopping && failure == nil && !(asked > taken && unreadByteCounts[index] == 0) {
+                monitor.wait()
+            }
+            if let failure { throw failure }
+            if isStopping { return nil }
+            let byteCount = blocks[taken % blocks.count].byteCount
+            taken += 1
+            return UnsafeRawBufferPointer(start: buffers[index].memory.baseAddress, count: byteCount)
         }
-        if let failure { throw failure }
-        if isStopping { return nil }
-        let byteCount = blocks[taken % blocks.count].byteCount
-        taken += 1
-        return UnsafeRawBufferPointer(start: buffers[index].memory.baseAddress, count: byteCount)
     }
 
     /// Gives the buffer that was taken last back, to be read into once `stream` has come this far.
     func giveBack(on stream: Stream) throws(CUDAError) {
         try buffers[(taken - 1) % buffers.count].isCopied.record(on: stream)
-        pthread_mutex_lock(mutex)
-        returned += 1
-        pthread_cond_broadcast(changed)
-        pthread_mutex_unlock(mutex)
+        monitor.withLock {
+            returned += 1
+            monitor.broadcast()
+        }
     }
 
     private struct Piece {
@@ -121,26 +107,26 @@ final class DiskReader: @unchecked Sendable {  // what the threads share is guar
                 fail(error)
                 return
             }
-            pthread_mutex_lock(mutex)
-            timeline?.add(.disk, "read", from: start, to: .now)
-            unreadByteCounts[piece.buffer] -= piece.bytes.count
-            if unreadByteCounts[piece.buffer] == 0 { pthread_cond_broadcast(changed) }
-            pthread_mutex_unlock(mutex)
+            monitor.withLock {
+                timeline?.add(.disk, "read", from: start, to: .now)
+                unreadByteCounts[piece.buffer] -= piece.bytes.count
+                if unreadByteCounts[piece.buffer] == 0 { monitor.broadcast() }
+            }
         }
     }
 
     private func fail(_ error: ModelError) {
-        pthread_mutex_lock(mutex)
-        failure = failure ?? error
-        pthread_cond_broadcast(changed)
-        pthread_mutex_unlock(mutex)
+        monitor.withLock {
+            failure = failure ?? error
+            monitor.broadcast()
+        }
     }
 
-    private func nextPiece() -> Piece? {
-        pthread_mutex_lock(mutex)
-        defer { pthread_mutex_unlock(mutex) }
+    private func nextPiece() -> Piece? { monitor.withLock { pieceInTurn() } }
+
+    private func pieceInTurn() -> Piece? {
         while !isStopping && failure == nil && askedByteCount == 0 && asked >= returned + buffers.count {
-            pthread_cond_wait(changed, mutex)
+            monitor.wait()
         }
         if isStopping || failure != nil { return nil }
         let block = blocks[asked % blocks.count]

@@ -22,16 +22,14 @@ final class StagingRing: @unchecked Sendable {  // the notices are atomic, every
         let words = try HostBuffer(byteCount: slotCount * Self.noticeStride)
         memset(words.baseAddress, 0, words.byteCount)
         notices = try PinnedBuffer(words, context: context)
-        for slot in 0..<slotCount { notice(ofSlot: slot).pointee.store(1, ordering: .relaxed) }
+        for slot in 0..<slotCount { notice(ofSlot: slot).word.pointee.store(1, ordering: .relaxed) }
     }
 
     func address(ofSlot slot: Int) -> UInt64 { memory.address + UInt64(slot * slotByteCount) }
     func flagAddress(ofSlot slot: Int) -> UInt64 { flags.address + UInt64(slot * 4) }
 
     /// 1 while the slot may be written; whoever writes it sets it to 0.
-    func notice(ofSlot slot: Int) -> UnsafeMutablePointer<Atomic<UInt32>> {
-        (notices.baseAddress + slot * Self.noticeStride).assumingMemoryBound(to: Atomic<UInt32>.self)
-    }
+    func notice(ofSlot slot: Int) -> Notice { Notice(notices.baseAddress + slot * Self.noticeStride) }
     func noticeAddress(ofSlot slot: Int) -> UInt64 {
         notices.deviceAddress + UInt64(slot * Self.noticeStride)
     }

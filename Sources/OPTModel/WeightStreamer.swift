@@ -2,7 +2,6 @@ import CUDA
 import Glibc
 import HostRuntime
 import Synchronization
-import SystemShims
 
 /// Keeps weights on their way to the GPU, over layers and over tokens, through a ring of staging slots.
 ///
@@ -80,7 +79,7 @@ final class WeightStreamer: @unchecked Sendable {  // its thread alone uses the 
 
     private func run() throws {
         var index = 0
-        while waitForSlot(blocks[index].slot) {
+        while ring.notice(ofSlot: blocks[index].slot).take(unless: isStopping) {
             let block = blocks[index]
             var bytes: UnsafeRawBufferPointer?
             if case .disk = block.source {
@@ -112,26 +111,4 @@ final class WeightStreamer: @unchecked Sendable {  // its thread alone uses the 
             try reader!.giveBack(on: copies)
         }
     }
-
-    /// Polls until a slot may be written, ever less often; false where the streamer is to stop.
-    private func waitForSlot(_ slot: Int) -> Bool {
-        let notice = ring.notice(ofSlot: slot)
-        var polls = 0
-        while notice.pointee.load(ordering: .acquiring) == 0 {
-            if isStopping.load(ordering: .relaxed) { return false }
-            polls += 1
-            if polls < Self.pollsBeforeSleep {
-                tandem_spin_hint()
-            } else {
-                usleep(polls < Self.pollsBeforeLongSleep ? 20 : 500)
-            }
-        }
-        notice.pointee.store(0, ordering: .relaxed)
-        return !isStopping.load(ordering: .relaxed)
-    }
-
-    /// Some 20 µs.
-    private static let pollsBeforeSleep = 500
-    /// Then some 100 ms: longer than a block takes.
-    private static let pollsBeforeLongSleep = 2500
 }
