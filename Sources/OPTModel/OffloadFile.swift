@@ -1,26 +1,30 @@
 import Glibc
+import Placement
 import Synchronization
 import SystemPackage
 
 /// The file of what lives on disk: without a name, so that nothing is left of it when the program ends, however it ends.
 ///
-/// It is written once while the model is loaded and then read directly, past the system's page cache: the weights of
-/// one token would only drive those of the last one out.
+/// It is read and written directly, past the system's page cache: what one token needs would only drive out what the
+/// last one did. Weights are written once, while the model is loaded; keys and values in every step.
 public final class OffloadFile: Sendable {
     let folder: FilePath
+    /// What the file holds, as sentences name it.
+    let contents: String
     /// The system reads and writes whole blocks at multiples of it.
     static let alignment = 4096
 
     /// The next multiple of `alignment`.
     static func aligned(_ byteCount: Int) -> Int { divideUp(byteCount, alignment) * alignment }
 
-    private let descriptor: Int32
+    let descriptor: Int32
     /// Whether the page cache is left out; some file systems cannot.
     let isDirect: Bool
 
     /// - Parameter folder: made where it is not there.
-    init(in folder: FilePath) throws(ModelError) {
+    init(in folder: FilePath, holding contents: String = "weights") throws(ModelError) {
         self.folder = folder
+        self.contents = contents
         _ = mkdir(folder.string, 0o700)
         var descriptor: Int32 = -1
         var isDirect = true
@@ -31,8 +35,8 @@ public final class OffloadFile: Sendable {
         guard descriptor >= 0 else {
             throw ModelError(
                 .offload, file: folder,
-                "no file for offloaded weights can be made in \(folder): \(String(cString: strerror(errno))); "
-                    + "name a folder on a disk with room with --offload-dir")
+                "no file for offloaded \(contents) can be made in \(folder): \(String(cString: strerror(errno))); "
+                    + Self.advice)
         }
         self.descriptor = descriptor
         self.isDirect = isDirect
@@ -50,6 +54,30 @@ public final class OffloadFile: Sendable {
         return Int(status.f_bavail) * Int(status.f_frsize)
     }
 
+    private static let advice = "name a folder on a disk with room with --offload-dir"
+
+    /// Takes the room of so many bytes, which read as zeros until they are written: a full disk shows now.
+    func reserve(byteCount: Int) throws(ModelError) {
+        func refusal(_ reason: String) -> ModelError {
+            ModelError(
+                .offload, file: folder,
+                "\(byteCount.gibibytes(rounding: .up)) GiB of offloaded \(contents) have no room in \(folder): "
+                    + "\(reason); \(Self.advice)")
+        }
+        // Asked first, as reserving what is not there fills the disk for a moment.
+        if let available = Self.availableByteCount(in: folder), byteCount > available {
+            throw refusal("\(available.gibibytes(rounding: .down)) GiB are free")
+        }
+        var status: Int32
+        repeat { status = posix_fallocate(descriptor, 0, off_t(byteCount)) } while status == EINTR
+        if status == 0 { return }
+        // Where the file system cannot reserve, the file gets its length.
+        guard [EOPNOTSUPP, ENOSYS, EINVAL].contains(status), ftruncate(descriptor, off_t(byteCount)) == 0
+        else {
+            throw refusal(String(cString: strerror(status)))
+        }
+    }
+
     /// What has been written, in bytes.
     let byteCount = Atomic<Int>(0)
 
@@ -63,9 +91,8 @@ public final class OffloadFile: Sendable {
             guard count > 0 else {
                 throw ModelError(
                     .offload, file: folder,
-                    "writing \(bytes.count) bytes of offloaded weights to \(folder) failed: "
-                        + "\(String(cString: strerror(errno))); name a folder on a disk with room with --offload-dir"
-                )
+                    "writing \(bytes.count) bytes of offloaded \(contents) to \(folder) failed: "
+                        + "\(String(cString: strerror(errno))); \(Self.advice)")
             }
             done += count
         }
@@ -82,7 +109,7 @@ public final class OffloadFile: Sendable {
                 let reason = count == 0 ? "the file ends early" : String(cString: strerror(errno))
                 return ModelError(
                     .offload, file: folder,
-                    "reading offloaded weights from \(folder) at \(offset) failed: \(reason)")
+                    "reading offloaded \(contents) from \(folder) at \(offset) failed: \(reason)")
             }
             done += count
         }

@@ -42,6 +42,31 @@ struct OffloadFileTests {
         #expect(error?.description.contains("--offload-dir") == true)
     }
 
+    @Test func `room that is there is taken and reads as zeros, more is an error that says how much is free`()
+        throws
+    {
+        let folder = try TemporaryFolder()
+        let file = try OffloadFile(in: folder.path, holding: "keys and values")
+        try file.reserve(byteCount: 2 * OffloadFile.alignment)
+        var status = stat()
+        #expect(fstat(file.descriptor, &status) == 0 && status.st_size == 2 * OffloadFile.alignment)
+        let buffer = try HostBuffer(byteCount: OffloadFile.alignment)
+        memset(buffer.baseAddress, 1, buffer.byteCount)
+        let error = file.read(
+            into: UnsafeMutableRawBufferPointer(start: buffer.baseAddress, count: buffer.byteCount),
+            at: OffloadFile.alignment)
+        #expect(error == nil)
+        let bytes = UnsafeRawBufferPointer(start: buffer.baseAddress, count: buffer.byteCount)
+        #expect(bytes.allSatisfy { $0 == 0 })
+
+        let available = try #require(OffloadFile.availableByteCount(in: folder.path))
+        let refusal = #expect(throws: ModelError.self) { try file.reserve(byteCount: available + 1 << 40) }
+        #expect(refusal?.code == .offload)
+        for part in ["keys and values", folder.path.string, "GiB are free", "--offload-dir"] {
+            #expect(refusal?.description.contains(part) == true)
+        }
+    }
+
     @Test func `room is counted on the disk of a folder that is not there yet`() throws {
         let folder = try TemporaryFolder()
         let there = try #require(OffloadFile.availableByteCount(in: folder.path))
@@ -82,16 +107,4 @@ struct PlacedTableTests {
             Issue.record("row 5 is in CPU memory that is not pinned")
         }
     }
-}
-
-/// A folder that goes with the test.
-private final class TemporaryFolder {
-    let path: FilePath
-
-    init() throws {
-        path = FilePath(FileManager.default.temporaryDirectory.path).appending("tandem-\(UUID().uuidString)")
-        try FileManager.default.createDirectory(atPath: path.string, withIntermediateDirectories: true)
-    }
-
-    deinit { try? FileManager.default.removeItem(atPath: path.string) }
 }
