@@ -2,6 +2,8 @@
 public struct WorkingMemory: Sendable, Hashable {
     /// The positions that all sequences have room for, together.
     public var cachePositionCount = 0
+    /// The layers of the cache on disk that have slots in CPU memory.
+    public var cacheSlotCount = 0
     /// One slot of the ring through which weights are streamed to the GPU.
     public var stagingSlotByteCount = 0
     public var stagingSlotCount = 0
@@ -22,6 +24,7 @@ public struct MemoryDemand: Sendable, Hashable {
         case projections
         case biasesAndNorms
         case cache
+        case cacheSlots
         case stagingRing
         case readBuffers
         case scratch
@@ -35,6 +38,7 @@ public struct MemoryDemand: Sendable, Hashable {
             case .projections: "projections"
             case .biasesAndNorms: "biases and norms"
             case .cache: "cache"
+            case .cacheSlots: "slots of the cache on disk"
             case .stagingRing: "staging ring"
             case .readBuffers: "read buffers"
             case .scratch: "scratch"
@@ -53,8 +57,9 @@ public struct MemoryDemand: Sendable, Hashable {
 
     /// Adds up what `placement` needs.
     ///
-    /// The ring is counted where weights are streamed, the read buffers where something lies on the disk. Biases and
-    /// norms are on the GPU in any case; where the CPU computes a part of the layers, it has a copy of them.
+    /// The ring is counted where weights are streamed, the read buffers where weights lie on the disk, slots where a part
+    /// of the cache does. Biases and norms are on the GPU in any case; where the CPU computes a part of the layers, it
+    /// has a copy of them. On disk a sequence's cache takes whole blocks, which may be some more than is counted here.
     public init(_ placement: Placement, _ working: WorkingMemory) {
         let shape = placement.shape
         var items: [Item] = []
@@ -77,12 +82,13 @@ public struct MemoryDemand: Sendable, Hashable {
         add(.gpu, .scratch, working.gpuScratchByteCount)
         addPlaced(.cpu)
         if placement.computesOnCPU { add(.cpu, .biasesAndNorms, shape.vectorByteCount) }
-        let beforeDisk = items.count
-        addPlaced(.disk)
-        if items.count > beforeDisk {
-            let buffers = Item(tier: .cpu, purpose: .readBuffers, byteCount: working.readBufferByteCount)
-            if buffers.byteCount > 0 { items.insert(buffers, at: beforeDisk) }
+        if LayerKind.allCases.contains(where: { placement.weightByteCount($0, on: .disk) > 0 }) {
+            add(.cpu, .readBuffers, working.readBufferByteCount)
         }
+        let onDisk = placement.cacheByteCount(on: .disk, positionCount: working.cachePositionCount)
+        let slotCount = min(working.cacheSlotCount, shape.layerCount)
+        add(.cpu, .cacheSlots, onDisk / max(1, shape.layerCount) * slotCount)
+        addPlaced(.disk)
         self.items = items
     }
 

@@ -28,4 +28,9 @@ extension Placement {
     public func cacheByteCount(on tier: Tier, positionCount: Int) -> Int {
         cacheHeads[tier].count * positionCount * shape.cacheBytesPerHead
     }
+
+    /// The part on `tier` of so many bytes of all heads' keys and values.
+    public func cacheByteCount(on tier: Tier, of byteCount: Int) -> Int {
+        byteCount * cacheHeads[tier].count / max(1, cacheHeads.count)
+    }
 }

@@ -86,18 +86,18 @@ struct BenchReport: Codable {
         if let placement = engine.placement {
             let fromCPU = placement.streamedByteCount(from: .cpu)
             let fromDisk = placement.streamedByteCount(from: .disk)
-            // Attention reads the cache's heads in CPU memory over PCIe.
-            let heads = placement.cacheHeads
-            let cacheFromCPU = keyValueBytesPerStep * heads.cpu.count / max(1, heads.count)
+            // Attention reads the cache's heads in CPU memory over PCIe, and those on disk where they were read to.
+            let cacheFromCPU = placement.cacheByteCount(on: .cpu, of: keyValueBytesPerStep)
+            let cacheFromDisk = placement.cacheByteCount(on: .disk, of: keyValueBytesPerStep)
             resources = [
                 ResourceUse(
-                    "GPU memory", bytesPerStep: stepBytes - cacheFromCPU, stepSeconds: meanStep,
-                    sustained: limits.gpuReadBytesPerSecond),
+                    "GPU memory", bytesPerStep: stepBytes - cacheFromCPU - cacheFromDisk,
+                    stepSeconds: meanStep, sustained: limits.gpuReadBytesPerSecond),
                 ResourceUse(
-                    "PCIe to the GPU", bytesPerStep: fromCPU + fromDisk + cacheFromCPU, stepSeconds: meanStep,
-                    sustained: limits.uploadBytesPerSecond),
+                    "PCIe to the GPU", bytesPerStep: fromCPU + fromDisk + cacheFromCPU + cacheFromDisk,
+                    stepSeconds: meanStep, sustained: limits.uploadBytesPerSecond),
                 ResourceUse(
-                    "disk", bytesPerStep: fromDisk, stepSeconds: meanStep,
+                    "disk", bytesPerStep: fromDisk + cacheFromDisk, stepSeconds: meanStep,
                     sustained: limits.diskReadBytesPerSecond),
             ].compactMap { $0 }
         } else {

@@ -50,6 +50,25 @@ struct MemoryTests {
         #expect(mixed.items.map(\.tier) == mixed.items.map(\.tier).sorted { $0.order < $1.order })
     }
 
+    @Test func `a cache on disk needs slots in CPU memory for its layers, and no read buffers`() throws {
+        var working = working
+        working.cacheSlotCount = 4
+        func demand() throws -> MemoryDemand {
+            MemoryDemand(
+                Placement(
+                    .opt6_7B,
+                    try PlacementRequest(
+                        perLayerPercent: [100, 0, 100, 0, 100, 0, 100, 0], cachePercent: [50, 25])), working)
+        }
+        // 8 of 32 heads on disk, 4 of 32 layers of them in slots
+        let four = try demand()
+        #expect(four.byteCount(on: .disk) == 71_303_168)
+        #expect(four.byteCount(on: .cpu, for: .cacheSlots) == 71_303_168 / 8)
+        #expect(four.byteCount(on: .cpu) == 71_303_168 + 71_303_168 / 8)
+        working.cacheSlotCount = 100
+        #expect(try demand().byteCount(on: .cpu, for: .cacheSlots) == 71_303_168)
+    }
+
     @Test func `350m's projections are whole on the GPU, and the CPU copies biases only where it computes`()
         throws
     {

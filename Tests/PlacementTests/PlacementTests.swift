@@ -65,6 +65,15 @@ struct PlacementTests {
         #expect(placement.streamsWeights && placement.computesOnCPU)
     }
 
+    @Test func `keys and values are read from the tiers in the shares of their heads`() throws {
+        let placement = Placement(
+            .opt6_7B,
+            try PlacementRequest(
+                perLayerPercent: [100, 0, 100, 0, 100, 0, 100, 0], cachePercent: [50, 12.5]))
+        #expect(Tier.allCases.map { placement.cacheByteCount(on: $0, of: 3200) } == [1600, 400, 1200])
+        #expect(placement.cacheByteCount(on: .disk, positionCount: 7) == 12 * 7 * 2 * 32 * 128 * 2)
+    }
+
     @Test func `what the GPU holds is always within what it computes`() throws {
         for count in [1, 12, 16, 32, 33, 40, 56, 72, 96, 3072, 3000] {
             for unit in [1, 64] {
