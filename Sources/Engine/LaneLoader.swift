@@ -78,19 +78,13 @@ struct LaneLoader {
             diskByteCount: OffloadFile.availableByteCount(in: folder) ?? .max)
         let working = GPULane.workingMemory(
             configuration, positionCount: options.expectedPositionCount ?? configuration.maximumPositions,
-            stagingSlotCount: slotCount)
+            stagingSlotCount: slotCount, cacheSlotCount: cacheSlotCount)
         let placement: Placement
         if let request = options.placement {
             placement = Placement(shape, request)
             try budget.check(placement, working)
         } else {
             placement = try Placement.fitting(shape, budget, working, cache: options.cacheShares)
-        }
-        guard placement.cacheHeads.disk.isEmpty else {
-            throw EngineError(
-                .invalidOption,
-                "\(placement.cacheHeads.disk.count) of \(configuration.headCount) heads of the cache would lie on disk, "
-                    + "which is not there yet; give --cache-percent two numbers that add up to 100")
         }
         let weights = try phases.measure("weights") {
             try GPULane.loadWeights(
@@ -100,11 +94,15 @@ struct LaneLoader {
                     pinsWeights: options.pinsWeights, stagingSlotCount: slotCount, offloadFolder: folder),
                 progress: progress)
         }
-        return try phases.measure("kernels and scratch") { try GPULane(weights, context: context) }
+        return try phases.measure("kernels and scratch") {
+            try GPULane(weights, context: context, cacheSlotCount: cacheSlotCount)
+        }
     }
 
     /// With one slot, a copy waits until the last block was used, and computing until the copy is there.
     private var slotCount: Int { options.overlaps ? options.stagingSlotCount : 1 }
+
+    private var cacheSlotCount: Int { options.overlaps ? GPULane.defaultCacheSlotCount : 1 }
 
     /// Left to the driver for what it needs itself.
     static let reservedGPUByteCount = 256 << 20

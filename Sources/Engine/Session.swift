@@ -174,16 +174,16 @@ extension Engine {
             let perSequence = configuration.vocabularySize * MemoryLayout<Float>.size
             return try checkMemory(
                 needs: capacities.map { perSequence + $0 * perPosition }, of: HostMemory.availableByteCount,
-                "CPU memory")
+                "in CPU memory")
         }
-        let heads = gpuLane.weights.placement.cacheHeads
-        let perHead = perPosition / configuration.headCount
+        func needs(_ tier: Tier) -> [Int] {
+            capacities.map { gpuLane.cacheByteCount(on: tier, capacity: $0) }
+        }
+        let folder = gpuLane.weights.offloadFolder
+        try checkMemory(needs: needs(.gpu), of: try? gpuLane.context.freeByteCount, "in GPU memory")
+        try checkMemory(needs: needs(.cpu), of: HostMemory.availableByteCount, "in CPU memory")
         try checkMemory(
-            needs: capacities.map { $0 * perHead * heads.gpu.count }, of: try? gpuLane.context.freeByteCount,
-            "GPU memory")
-        try checkMemory(
-            needs: capacities.map { $0 * perHead * heads.cpu.count }, of: HostMemory.availableByteCount,
-            "CPU memory")
+            needs: needs(.disk), of: OffloadFile.availableByteCount(in: folder), "on the disk of \(folder)")
     }
 
     private func checkMemory(needs: [Int], of free: Int?, _ place: String) throws(EngineError) {
@@ -196,7 +196,7 @@ extension Engine {
         }.count
         throw EngineError(
             .outOfMemory,
-            "the caches of \(needs.count) sequences take \(needed.gibibytes()) GiB in \(place), and "
+            "the caches of \(needs.count) sequences take \(needed.gibibytes()) GiB \(place), and "
                 + "\(available.gibibytes()) GiB are free: "
                 + (fitting > 0
                     ? "use a batch of at most \(fitting), or fewer tokens"

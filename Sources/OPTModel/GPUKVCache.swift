@@ -4,18 +4,20 @@ import HostRuntime
 import Placement
 import Synchronization
 
-/// Keys and values of several sequences, fp16, for the GPU lane: the first heads in GPU memory, the others in pinned
-/// CPU memory, where the GPU reads and writes them in place.
+/// Keys and values of several sequences, fp16, for the GPU lane: the first heads in GPU memory, further ones in pinned
+/// CPU memory, where the GPU reads and writes them in place, the last on disk.
 ///
-/// Each part is laid out as `KVCache`: [sequence][layer][key, value][head][position][head dimension].
+/// The parts in memory are laid out as `KVCache`: [sequence][layer][key, value][head][position][head dimension].
 final class GPUKVCache: LaneCache {
     let capacities: [Int]
-    /// On both tiers.
+    /// On all tiers.
     let byteCount: Int
     /// Different for every cache of the process, unlike its address in memory.
     let number: Int
-    /// The heads in GPU memory, and those in CPU memory.
-    let gpuHeads, hostHeads: Range<Int>
+    /// The heads, by where their keys and values lie.
+    let heads: RangeSplit
+    /// Those on disk; nil where there are none.
+    let disk: DiskKVCache?
     /// The longest of the capacities.
     let longestCapacity: Int
     /// fp32, for attention that is cut over the positions.
@@ -29,12 +31,11 @@ final class GPUKVCache: LaneCache {
 
     init(
         _ configuration: OPTConfiguration, _ heads: RangeSplit, capacities: [Int], rowCapacity: Int,
-        context: Context
+        disk options: DiskKVCache.Options, context: Context
     ) throws {
         self.capacities = capacities
         number = Self.count.wrappingAdd(1, ordering: .relaxed).newValue
-        gpuHeads = heads.gpu
-        hostHeads = heads.cpu
+        self.heads = heads
         longestCapacity = capacities.max() ?? 0
         let bytesPerHead = KVCache.byteCountPerPosition(configuration) / configuration.headCount
 
@@ -42,7 +43,13 @@ final class GPUKVCache: LaneCache {
         let offsets = capacities.map { layout.add($0 * bytesPerHead * heads.gpu.count) }
         var hostLayout = DeviceLayout()
         let hostOffsets = capacities.map { hostLayout.add($0 * bytesPerHead * heads.cpu.count) }
-        byteCount = layout.byteCount + hostLayout.byteCount
+        disk =
+            heads.disk.isEmpty
+            ? nil
+            : try DiskKVCache(
+                configuration.shape, headCount: heads.disk.count, capacities: capacities, options: options,
+                context: context)
+        byteCount = layout.byteCount + hostLayout.byteCount + (disk?.byteCount ?? 0)
 
         let partCount = Self.partCount(positions: longestCapacity)
         let rows = min(rowCapacity, capacities.count)
@@ -61,7 +68,10 @@ final class GPUKVCache: LaneCache {
             hostAddresses = hostOffsets.map { hostBase + $0 }
             hostBuffer = consume pinned
         }
+        disk?.start()
     }
+
+    deinit { disk?.stop() }
 
     /// Where a sequence's keys of its first layer and first head in GPU memory begin.
     func address(of sequence: Int) -> UInt64 { addresses[sequence] }

@@ -6,9 +6,10 @@ import Glibc
 extension GPULane {
     /// Writes what the GPU must know of the batch.
     func write(_ batch: StepBatch, _ cache: GPUKVCache, rowCapacity: Int) throws -> StepBlock.Layout {
-        let layout = StepBlock.Layout(rowCapacity: rowCapacity)
+        let layout = StepBlock.Layout(rowCapacity: rowCapacity, hasDiskCache: cache.disk != nil)
         block.pointer(StepBlock.Layout.stepNumber, as: UInt32.self).pointee = stepNumber
         let rows = block.pointer(layout.rows, as: tandem_gpu_row.self)
+        let diskRows = block.pointer(layout.diskRows, as: tandem_gpu_row.self)
         let choices = block.pointer(layout.choices, as: tandem_gpu_choice.self)
         let segments = block.pointer(layout.segments, as: tandem_gpu_segment.self)
         let logitsRows = block.pointer(layout.logitsRows, as: UInt32.self)
@@ -26,6 +27,11 @@ extension GPULane {
                         weights.positionTable, row: position + OPTConfiguration.positionOffset,
                         place: 2 * row + 1),
                     capacity: UInt32(cache.capacities[segment.sequence]), position: Int32(position))
+                if let disk = cache.disk {
+                    diskRows[row] = rows[row]
+                    diskRows[row].host_cache = disk.address(of: segment.sequence)
+                    diskRows[row].capacity = UInt32(disk.layout.capacities[segment.sequence])
+                }
             }
             if segment.logitsRow >= 0 {
                 logitsRows[segment.logitsRow] = UInt32(batch.logitsRows[segment.logitsRow])

@@ -1,5 +1,6 @@
 import CUDA
 import CUDAKernelImage
+import Placement
 
 /// A step, kernel by kernel: embedding, the layers, logits, sampling.
 extension GPULane {
@@ -34,7 +35,7 @@ extension GPULane {
         -> Bool
     {
         guard stepKernel != nil, timeline == nil, pass.isDecode, pass.rowCount == 1,
-            cache.gpuHeads.count == configuration.headCount
+            cache.heads.gpu.count == configuration.headCount
         else { return false }
         try stepKernel!.enqueue(row: scratch.step + UInt64(layout.rows), kernels: kernels, on: stream)
         try sample(pass, layout)
@@ -42,7 +43,7 @@ extension GPULane {
     }
 
     /// Records what `body` puts into the stream, where something is being recorded.
-    private func span(_ name: String, layer: Int? = nil, _ body: () throws(CUDAError) -> Void)
+    func span(_ name: String, layer: Int? = nil, _ body: () throws(CUDAError) -> Void)
         throws(CUDAError)
     {
         guard let timeline else { return try body() }
@@ -78,6 +79,9 @@ extension GPULane {
             try round(pass)
         }
         let hidden = configuration.hiddenSize
+        let diskHeads = cache.heads.disk
+        let firstOnDisk = layer.attention.firstIndex { $0.heads.overlaps(diskHeads) }
+        let lastOnDisk = layer.attention.lastIndex { $0.heads.overlaps(diskHeads) }
         for (number, piece) in layer.attention.enumerated() {
             if let streamIndex = piece.streamIndex { try take(streamIndex) }
             let width = piece.heads.count * configuration.headDimension
@@ -85,7 +89,11 @@ extension GPULane {
                 x: scratch.normalized, inputs: hidden, piece.qkv, bias: piece.qkvBias, to: scratch.qkv,
                 outputs: 3 * width, activation: 0, isResident: piece.streamIndex == nil,
                 norm: isFused ? layer.attentionNorm : nil, pass)
-            try attend(piece, layer: index, pass, cache, layout)
+            try attend(piece, .gpu, layer: index, pass, cache, layout)
+            try attend(piece, .cpu, layer: index, pass, cache, layout)
+            if number == firstOnDisk { try takeCache(layer: index, cache) }
+            try attend(piece, .disk, layer: index, pass, cache, layout)
+            if number == lastOnDisk { try releaseCache(layer: index, cache) }
             try accumulate(
                 x: scratch.attended, inputs: width, piece.output, bias: number == 0 ? layer.outputBias : 0,
                 isResident: piece.streamIndex == nil, pass)
@@ -94,54 +102,57 @@ extension GPULane {
         if !configuration.normalizesBefore { try normalize(layer.attentionNorm, pass, keeps: true) }
     }
 
-    /// Attention of a piece's heads, those with their cache in GPU memory and those with it in CPU memory apart.
+    /// Attention of those of a piece's heads whose cache lies on `tier`. What lies on disk is in a slot in CPU memory
+    /// then, and the slot takes the layer's place.
     private func attend(
-        _ piece: AttentionPiece, layer: Int, _ pass: Pass, _ cache: GPUKVCache, _ layout: StepBlock.Layout
+        _ piece: AttentionPiece, _ tier: Tier, layer: Int, _ pass: Pass, _ cache: GPUKVCache,
+        _ layout: StepBlock.Layout
     ) throws(CUDAError) {
-        for cached in [cache.gpuHeads, cache.hostHeads] {
-            let heads = piece.heads.clamped(to: cached)
-            if heads.isEmpty { continue }
-            let first = (heads.lowerBound - piece.heads.lowerBound) * configuration.headDimension * 2
-            let part = AttentionPart(
-                qkv: scratch.qkv + UInt64(first), out: scratch.attended + UInt64(first),
-                heads: UInt32(heads.count), pieceHeads: UInt32(piece.heads.count),
-                firstHead: UInt32(heads.lowerBound - cached.lowerBound), cacheHeads: UInt32(cached.count),
-                onHost: cached == cache.hostHeads ? 1 : 0)
-            try attend(part, layer: UInt32(layer), pass, cache, layout)
-        }
+        let cached = cache.heads[tier]
+        let heads = piece.heads.clamped(to: cached)
+        if heads.isEmpty { return }
+        let first = (heads.lowerBound - piece.heads.lowerBound) * configuration.headDimension * 2
+        let part = AttentionPart(
+            rows: scratch.step + UInt64(tier == .disk ? layout.diskRows : layout.rows),
+            qkv: scratch.qkv + UInt64(first), out: scratch.attended + UInt64(first),
+            heads: UInt32(heads.count), pieceHeads: UInt32(piece.heads.count),
+            firstHead: UInt32(heads.lowerBound - cached.lowerBound), cacheHeads: UInt32(cached.count),
+            layer: UInt32(tier == .disk ? cache.disk!.layout.slot(ofLayer: layer) : layer),
+            onHost: tier == .gpu ? 0 : 1)
+        try attend(part, pass, cache, layout)
     }
 
     /// Heads of a piece whose cache lies on one tier.
     private struct AttentionPart {
-        var qkv, out: UInt64
-        var heads, pieceHeads, firstHead, cacheHeads, onHost: UInt32
+        var rows, qkv, out: UInt64
+        var heads, pieceHeads, firstHead, cacheHeads, layer, onHost: UInt32
     }
 
     private func attend(
-        _ part: AttentionPart, layer: UInt32, _ pass: Pass, _ cache: GPUKVCache, _ layout: StepBlock.Layout
+        _ part: AttentionPart, _ pass: Pass, _ cache: GPUKVCache, _ layout: StepBlock.Layout
     ) throws(CUDAError) {
-        let rows = scratch.step + UInt64(layout.rows)
         let headDimension = UInt32(configuration.headDimension)
         if pass.longestSegment == 1 {
             try kernels.attentionDecode(
                 tandem_gpu_attention_decode(
-                    rows: rows, qkv: part.qkv, out: part.out, partials: cache.partials,
+                    rows: part.rows, qkv: part.qkv, out: part.out, partials: cache.partials,
                     counters: scratch.counters, row_count: UInt32(pass.rowCount), heads: part.heads,
-                    head_dimension: headDimension, layer: layer, first_head: part.firstHead,
+                    head_dimension: headDimension, layer: part.layer, first_head: part.firstHead,
                     cache_heads: part.cacheHeads, piece_heads: part.pieceHeads, on_host: part.onHost,
                     part_count: UInt32(pass.partCount), scale: configuration.queryScale), on: stream)
             return
         }
         try kernels.storeKeysValues(
             tandem_gpu_store_keys_values(
-                rows: rows, qkv: part.qkv, heads: part.heads, head_dimension: headDimension, layer: layer,
-                first_head: part.firstHead, cache_heads: part.cacheHeads, piece_heads: part.pieceHeads,
-                on_host: part.onHost), rowCount: pass.rowCount, on: stream)
+                rows: part.rows, qkv: part.qkv, heads: part.heads, head_dimension: headDimension,
+                layer: part.layer, first_head: part.firstHead, cache_heads: part.cacheHeads,
+                piece_heads: part.pieceHeads, on_host: part.onHost), rowCount: pass.rowCount, on: stream)
         try kernels.attentionPrefill(
             tandem_gpu_attention_prefill(
-                rows: rows, segments: scratch.step + UInt64(layout.segments), qkv: part.qkv, out: part.out,
-                segment_count: UInt32(pass.segmentCount), heads: part.heads, head_dimension: headDimension,
-                layer: layer, first_head: part.firstHead, cache_heads: part.cacheHeads,
+                rows: part.rows, segments: scratch.step + UInt64(layout.segments), qkv: part.qkv,
+                out: part.out, segment_count: UInt32(pass.segmentCount), heads: part.heads,
+                head_dimension: headDimension,
+                layer: part.layer, first_head: part.firstHead, cache_heads: part.cacheHeads,
                 piece_heads: part.pieceHeads, on_host: part.onHost, scale: configuration.queryScale),
             longestSegment: pass.longestSegment, on: stream)
     }
@@ -298,29 +309,4 @@ extension GPULane {
     }
 
     private var activation: UInt32 { configuration.activation.gpuCode }
-
-    // MARK: Streamed pieces
-
-    /// Lets the stream wait until a block is in its slot.
-    private func take(_ streamIndex: Int) throws(CUDAError) {
-        try span(Self.waitingSpan) { () throws(CUDAError) in try wait(for: streamIndex) }
-    }
-
-    /// What a breakdown calls the time in which the GPU had nothing to compute with.
-    static var waitingSpan: String { "waiting for weights" }
-
-    private func wait(for streamIndex: Int) throws(CUDAError) {
-        try kernels.wait(
-            flag: weights.streamer!.flagAddress(ofBlock: streamIndex), value: 1,
-            failure: block.failureAddress,
-            timeoutSeconds: Self.timeoutSeconds, on: stream)
-    }
-
-    /// Lets the slot be written again.
-    private func release(_ streamIndex: Int) throws(CUDAError) {
-        let streamer = weights.streamer!
-        try kernels.signal(
-            flag: streamer.flagAddress(ofBlock: streamIndex), value: 0,
-            notice: streamer.noticeAddress(ofBlock: streamIndex), noticeValue: 1, on: stream)
-    }
 }

@@ -24,6 +24,7 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
     let block: StepBlock
     public let rowCapacity: Int
     public let segmentCapacity: Int
+    private let cacheSlotCount: Int
 
     /// What is being recorded, if anything.
     private(set) var timeline: Timeline?
@@ -48,27 +49,35 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
     public static let mostSequences = 256
     /// A wait that takes longer is a fault: no copy of a block takes a minute.
     static let timeoutSeconds = 60.0
+    public static let defaultCacheSlotCount = DiskKVLayout.defaultSlotCount
 
     /// Makes the lane's memory; the thread that does leads the lane.
     ///
-    /// - Parameter usesStepKernel: steps of one sequence may be one kernel; off, to compare the two ways.
+    /// - Parameters:
+    ///   - cacheSlotCount: layers of the cache on disk that are under way at most; with one, the disk and computing
+    ///     take turns.
+    ///   - usesStepKernel: steps of one sequence may be one kernel; off, to compare the two ways.
     public init(
         _ weights: GPUWeights, context: Context, rowCapacity: Int = mostRows,
-        segmentCapacity: Int = mostSequences, usesStepKernel: Bool = true
+        segmentCapacity: Int = mostSequences, cacheSlotCount: Int = defaultCacheSlotCount,
+        usesStepKernel: Bool = true
     ) throws(ModelError) {
         self.weights = weights
         self.context = context
         self.rowCapacity = rowCapacity
         self.segmentCapacity = segmentCapacity
+        self.cacheSlotCount = cacheSlotCount
         let configuration = weights.configuration
         self.configuration = configuration
+        let hasDiskCache = !weights.placement.cacheHeads.disk.isEmpty
         do {
             kernels = try GPUKernels(context)
             stream = try Stream(context: context, priority: .high)
             scratch = try GPUScratch(
                 configuration, rowCapacity: rowCapacity, logitsCapacity: segmentCapacity,
-                stepByteCount: StepBlock.Layout(rowCapacity: rowCapacity).byteCount, context: context)
-            block = try StepBlock(rowCapacity: rowCapacity, context: context)
+                stepByteCount: StepBlock.Layout(rowCapacity: rowCapacity, hasDiskCache: hasDiskCache)
+                    .byteCount, context: context)
+            block = try StepBlock(rowCapacity: rowCapacity, hasDiskCache: hasDiskCache, context: context)
             // A row that lies on disk, with the blocks of the disk around it; two tables.
             tableRowStride =
                 2 * OffloadFile.alignment
@@ -108,16 +117,29 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
 
     /// What a lane needs beside the weights, for sequences with so many positions together.
     public static func workingMemory(
-        _ configuration: OPTConfiguration, positionCount: Int, stagingSlotCount: Int
+        _ configuration: OPTConfiguration, positionCount: Int, stagingSlotCount: Int,
+        cacheSlotCount: Int = defaultCacheSlotCount
     ) -> WorkingMemory {
         var working = WorkingMemory()
         working.cachePositionCount = positionCount
+        working.cacheSlotCount = cacheSlotCount
         working.stagingSlotByteCount = GPUWeights.slotByteCount(configuration.shape)
         working.stagingSlotCount = stagingSlotCount
         working.gpuScratchByteCount = GPUScratch.byteCount(
             configuration, rowCapacity: mostRows, logitsCapacity: mostSequences)
         working.readBufferByteCount = DiskReader.bufferCount * working.stagingSlotByteCount
         return working
+    }
+
+    /// The bytes of a sequence's cache on a tier, with its part of the slots where some of it is on disk.
+    public func cacheByteCount(on tier: Tier, capacity: Int) -> Int {
+        let heads = weights.placement.cacheHeads
+        let inPlace = heads[tier].count * capacity * configuration.shape.cacheBytesPerHead
+        if heads.disk.isEmpty || tier == .gpu { return inPlace }
+        let layout = DiskKVLayout(
+            configuration.shape, headCount: heads.disk.count, capacities: [capacity],
+            slotCount: cacheSlotCount)
+        return tier == .disk ? layout.fileByteCount : inPlace + layout.slotsByteCount
     }
 
     private static func pinned(_ byteCount: Int, _ context: Context) throws -> PinnedBuffer {
@@ -128,6 +150,7 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
         do {
             return try GPUKVCache(
                 configuration, weights.placement.cacheHeads, capacities: capacities, rowCapacity: rowCapacity,
+                disk: DiskKVCache.Options(folder: weights.offloadFolder, slotCount: cacheSlotCount),
                 context: context)
         } catch {
             throw ModelError(loading: error)
@@ -143,9 +166,11 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
         let cache = cache as! GPUKVCache
         let pass = Pass(batch, cache)
         do {
+            try cache.disk?.check()
             stepNumber &+= 1
             let layout = try write(batch, cache, rowCapacity: pass.isDecode ? pass.rowCount : rowCapacity)
             let start = ContinuousClock.now
+            cache.disk?.begin(batch, timeline: timeline)
             if pass.isDecode && timeline == nil {
                 try graph(for: pass, cache, layout).launch(on: stream)
             } else {
@@ -153,6 +178,7 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
             }
             if pass.logitsCount > 0 { try waitForStep() } else { try waitForStream() }
             try weights.streamer?.check()
+            try cache.disk?.check()
             timeline?.add(.host, pass.isDecode ? "decode step" : "prefill", from: start, to: .now)
             try deliver(batch, body)
         } catch {
@@ -235,7 +261,8 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
         try weights.streamer?.check()
         throw ModelError(
             .gpu,
-            "streamed weights did not arrive within \(Int(Self.timeoutSeconds)) s; the GPU gave up waiting")
+            "what is streamed or read from disk did not arrive within \(Int(Self.timeoutSeconds)) s; the GPU gave up "
+                + "waiting")
     }
 
     // MARK: Graphs

@@ -21,6 +21,8 @@ public final class GPUWeights: @unchecked Sendable {  // read-only once loaded
     let tokenTable, positionTable: PlacedTable
     let streamer: WeightStreamer?
     let file: OffloadFile?
+    /// Where what lies on disk is written, caches too.
+    public let offloadFolder: FilePath
     /// What was loaded, on all tiers.
     public let byteCount: Int
 
@@ -68,6 +70,7 @@ public final class GPUWeights: @unchecked Sendable {  // read-only once loaded
         tokenTable = builder.tokenTable!
         positionTable = builder.positionTable!
         file = builder.file
+        offloadFolder = options.offloadFolder
         streamer = builder.streamer
         byteCount = builder.totalByteCount
         deviceBuffers = builder.deviceBuffers

@@ -11,23 +11,28 @@ import Synchronization
 final class StepBlock: @unchecked Sendable {  // written by the lane's thread alone, between steps
     /// Where the parts of the input lie, in bytes from its start, for steps of up to `rowCapacity` rows.
     struct Layout {
-        let rows, choices, segments, logitsRows, byteCount: Int
+        let rows, choices, segments, logitsRows: Int
+        /// The rows again, whose cache in CPU memory is the ring of what lies on disk.
+        let diskRows: Int
+        let byteCount: Int
         static let stepNumber = 0
 
-        init(rowCapacity: Int) {
+        init(rowCapacity: Int, hasDiskCache: Bool) {
             rows = 64
             choices = rows + rowCapacity * MemoryLayout<tandem_gpu_row>.stride
             segments = choices + rowCapacity * MemoryLayout<tandem_gpu_choice>.stride
             logitsRows = segments + rowCapacity * MemoryLayout<tandem_gpu_segment>.stride
-            byteCount = divideUp(logitsRows + rowCapacity * MemoryLayout<UInt32>.stride, 64) * 64
+            diskRows = divideUp(logitsRows + rowCapacity * MemoryLayout<UInt32>.stride, 64) * 64
+            let diskRowCount = hasDiskCache ? rowCapacity : 0
+            byteCount = divideUp(diskRows + diskRowCount * MemoryLayout<tandem_gpu_row>.stride, 64) * 64
         }
     }
 
     private let buffer: PinnedBuffer
     private let outputOffset: Int
 
-    init(rowCapacity: Int, context: Context) throws(CUDAError) {
-        let input = Layout(rowCapacity: rowCapacity).byteCount
+    init(rowCapacity: Int, hasDiskCache: Bool, context: Context) throws(CUDAError) {
+        let input = Layout(rowCapacity: rowCapacity, hasDiskCache: hasDiskCache).byteCount
         outputOffset = divideUp(input, 128) * 128
         let memory: HostBuffer
         do {

@@ -17,6 +17,9 @@ import Testing
         [100, 0, 0, 50, 34, 33, 70, 10],
     ]
 
+    /// GPU and CPU percent of the cache, the rest on disk.
+    static let cachesOnDisk: [[Double]] = [[0, 0], [40, 30], [0, 50], [100, 0]]
+
     @Test(arguments: GoldenCase.all.filter { $0.checkpoint.hasPrefix("safetensors") }, placements)
     func `logits and greedy tokens are those of transformers`(golden: GoldenCase, placement: [Double]) throws
     {
@@ -79,6 +82,35 @@ import Testing
             for (index, prompt) in golden.prompts.enumerated() {
                 #expect(result.tokens[index] == prompt.tokens)
             }
+        }
+    }
+
+    @Test(arguments: GoldenCase.all.filter { $0.checkpoint.hasPrefix("safetensors") }, cachesOnDisk)
+    func `a cache on disk gives the same tokens`(golden: GoldenCase, cache: [Double]) throws {
+        for placement in [Self.placements[0], Self.placements[4]] {
+            let request = try PlacementRequest(perLayerPercent: placement, cachePercent: cache)
+            let model = try LoadedModel(golden.folder, onGPU: request)
+            for _ in 0..<2 {
+                let result = try model.decodeGreedily(
+                    golden.prompts.map(\.ids), steps: golden.prompts[0].tokens.count, choosesOnLane: true)
+                for (index, prompt) in golden.prompts.enumerated() {
+                    #expect(result.tokens[index] == prompt.tokens)
+                }
+            }
+        }
+    }
+
+    /// Fewer slots than layers: one holds several layers within a graph.
+    @Test(arguments: [1, 2, 3])
+    func `slots of the cache on disk change hands within a step`(slotCount: Int) throws {
+        let golden = try #require(GoldenCase.all.first { $0.name == "storybook" })
+        let request = try PlacementRequest(perLayerPercent: Self.placements[0], cachePercent: [0, 0])
+        let model = try LoadedModel(
+            golden.folder, onGPU: request, cacheSlotCount: slotCount, rowCapacity: 24)
+        let result = try model.decodeGreedily(
+            golden.prompts.map(\.ids), steps: golden.prompts[0].tokens.count, choosesOnLane: true)
+        for (index, prompt) in golden.prompts.enumerated() {
+            #expect(result.tokens[index] == prompt.tokens)
         }
     }
 

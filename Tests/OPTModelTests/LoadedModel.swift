@@ -44,17 +44,21 @@ struct LoadedModel {
     /// - Parameter context: nil for the machine's first GPU.
     init(
         _ folder: FilePath, onGPU request: PlacementRequest, stagingSlotCount: Int = 4,
-        context: Context? = nil
+        cacheSlotCount: Int = GPULane.defaultCacheSlotCount, rowCapacity: Int = GPULane.mostRows,
+        offloadFolder: FilePath = "/var/tmp", context: Context? = nil
     ) throws {
         try self.init(
             OPTConfiguration(folder: folder), source: try CheckpointFiles(folder: folder), onGPU: request,
-            stagingSlotCount: stagingSlotCount, context: context)
+            stagingSlotCount: stagingSlotCount, cacheSlotCount: cacheSlotCount, rowCapacity: rowCapacity,
+            offloadFolder: offloadFolder, context: context)
     }
 
     /// - Parameter usesStepKernel: steps of one sequence may be one kernel.
     init(
         _ configuration: OPTConfiguration, source: some TensorSource, onGPU request: PlacementRequest,
-        stagingSlotCount: Int = 4, context: Context? = nil, usesStepKernel: Bool = true
+        stagingSlotCount: Int = 4, cacheSlotCount: Int = GPULane.defaultCacheSlotCount,
+        rowCapacity: Int = GPULane.mostRows, offloadFolder: FilePath = "/var/tmp", context: Context? = nil,
+        usesStepKernel: Bool = true
     ) throws {
         let context = try context ?? Context(device: CUDADriver.load().device())
         pool = WorkerPool(workerCount: 2)
@@ -62,10 +66,13 @@ struct LoadedModel {
         let weights = try GPULane.loadWeights(
             configuration, placement: Placement(configuration.shape, request),
             from: source, pool: pool, kernels: fastestKernels!, context: context,
-            options: GPUWeights.Options(stagingSlotCount: stagingSlotCount, offloadFolder: "/var/tmp")
+            options: GPUWeights.Options(stagingSlotCount: stagingSlotCount, offloadFolder: offloadFolder)
         ) { _, _ in }
         gpuWeights = weights
-        decoder = Decoder(try GPULane(weights, context: context, usesStepKernel: usesStepKernel))
+        decoder = Decoder(
+            try GPULane(
+                weights, context: context, rowCapacity: rowCapacity, cacheSlotCount: cacheSlotCount,
+                usesStepKernel: usesStepKernel))
     }
 
     /// - Parameter choosesOnLane: the lane chooses the tokens, and there are no logits.

@@ -66,6 +66,26 @@ struct LowLatencyCommandTests {
         #expect(((try? FileManager.default.contentsOfDirectory(atPath: folder.path)) ?? []).isEmpty)
     }
 
+    @Test(.enabled(if: hasGPU, "there is no GPU"))
+    func `a cache on disk is reported, and leaves nothing behind`() throws {
+        let folder = FileManager.default.temporaryDirectory.appending(path: "offload-\(UUID().uuidString)")
+        defer { try? FileManager.default.removeItem(at: folder) }
+        func run(_ folder: String) throws -> Program.Result {
+            try Program.run([
+                "low-latency-opt", "--model", "facebook/opt-125m", "--path", "_DUMMY_", "--prompt-len", "64",
+                "--gen-len", "4", "--offload-dir", folder, "--cache-percent", "50", "25",
+            ])
+        }
+        let result = try run(folder.path)
+        #expect(result.status == 0, "\(result.errors)")
+        #expect(result.output.contains("GPU 50 % (50.0 %, 6 of 12 heads) · CPU 25 % (25.0 %) · disk 25 %"))
+        #expect(result.output.contains("through disk"))
+        #expect(((try? FileManager.default.contentsOfDirectory(atPath: folder.path)) ?? []).isEmpty)
+        let refused = try run("/proc/nowhere")
+        #expect(refused.status == 1)
+        #expect(refused.errors.contains("disk"), "\(refused.errors)")
+    }
+
     @Test(.enabled(if: hasGPU, "there is no GPU")) func `the GPU writes what the CPU writes`() throws {
         func text(_ arguments: [String]) throws -> String {
             let result = try Program.run(

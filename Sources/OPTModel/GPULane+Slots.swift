@@ -1,0 +1,50 @@
+import CUDA
+
+/// The flags by which the GPU and the threads that feed it hand slots to each other.
+extension GPULane {
+    // MARK: Streamed pieces
+
+    /// Lets the stream wait until a block is in its slot.
+    func take(_ streamIndex: Int) throws(CUDAError) {
+        try wait("waiting for weights", flag: weights.streamer!.flagAddress(ofBlock: streamIndex))
+    }
+
+    /// Lets the stream wait until a flag is 1; a breakdown shows the time by `name`.
+    private func wait(_ name: String, flag: UInt64) throws(CUDAError) {
+        try span(name) { () throws(CUDAError) in
+            try kernels.wait(
+                flag: flag, value: 1, failure: block.failureAddress, timeoutSeconds: Self.timeoutSeconds,
+                on: stream)
+        }
+    }
+
+    /// Lets the slot be written again.
+    func release(_ streamIndex: Int) throws(CUDAError) {
+        let streamer = weights.streamer!
+        try kernels.signal(
+            flag: streamer.flagAddress(ofBlock: streamIndex), value: 0,
+            notice: streamer.noticeAddress(ofBlock: streamIndex), noticeValue: 1, on: stream)
+    }
+
+    // MARK: The cache on disk
+
+    /// Lets the stream wait until a layer's keys and values are in their slot.
+    ///
+    /// The flag is lowered here, by a kernel that starts when the wait has ended: attention behind it reads the slot as
+    /// soon as the kernel in front has started, and a wait lets its successor start at once.
+    func takeCache(layer: Int, _ cache: GPUKVCache) throws(CUDAError) {
+        let disk = cache.disk!
+        let flag = disk.flagAddress(ofSlot: disk.layout.slot(ofLayer: layer))
+        try wait("waiting for keys and values", flag: flag)
+        try kernels.signal(flag: flag, value: 0, on: stream)
+    }
+
+    /// Lets the slot be written back.
+    func releaseCache(layer: Int, _ cache: GPUKVCache) throws(CUDAError) {
+        let disk = cache.disk!
+        let slot = disk.layout.slot(ofLayer: layer)
+        try kernels.signal(
+            flag: disk.flagAddress(ofSlot: slot), value: 0, notice: disk.noticeAddress(ofSlot: slot),
+            noticeValue: 1, on: stream)
+    }
+}
