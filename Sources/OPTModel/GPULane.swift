@@ -171,12 +171,11 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
             let layout = try write(batch, cache, rowCapacity: pass.isDecode ? pass.rowCount : rowCapacity)
             let start = ContinuousClock.now
             cache.disk?.begin(batch, timeline: timeline)
-            if pass.isDecode && timeline == nil {
-                try graph(for: pass, cache, layout).launch(on: stream)
+            if weights.streamer == nil {
+                try run(pass, cache, layout)
             } else {
-                try enqueue(pass, cache, layout)
+                try context.whileKernelsWait { try run(pass, cache, layout) }
             }
-            if pass.logitsCount > 0 { try waitForStep() } else { try waitForStream() }
             try weights.streamer?.check()
             try cache.disk?.check()
             timeline?.add(.host, pass.isDecode ? "decode step" : "prefill", from: start, to: .now)
@@ -184,6 +183,15 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
         } catch {
             throw ModelError(loading: error)
         }
+    }
+
+    private func run(_ pass: Pass, _ cache: GPUKVCache, _ layout: StepBlock.Layout) throws {
+        if pass.isDecode && timeline == nil {
+            try graph(for: pass, cache, layout).launch(on: stream)
+        } else {
+            try enqueue(pass, cache, layout)
+        }
+        if pass.logitsCount > 0 { try waitForStep() } else { try waitForStream() }
     }
 
     /// Records what computing, copying and reading do from now on.

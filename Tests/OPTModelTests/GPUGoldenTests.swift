@@ -1,4 +1,5 @@
 import CUDA
+import HostRuntime
 import Placement
 import SystemPackage
 import Testing
@@ -123,6 +124,28 @@ import Testing
                 [golden.prompts[0].ids], steps: golden.prompts[0].tokens.count)
             #expect(result.tokens[0] == golden.prompts[0].tokens)
         }
+    }
+
+    @Test func `memory is made and freed while a step waits for its weights`() async throws {
+        let golden = try #require(GoldenCase.all.first { $0.name == "storybook" })
+        let allocations = Task.detached {
+            let context = try Context(device: CUDADriver.load().device())
+            while !Task.isCancelled {
+                _ = try DeviceBuffer(byteCount: 64 << 20, context: context)
+                _ = try PinnedBuffer(try HostBuffer(byteCount: 1 << 20), context: context)
+                await Task.yield()
+            }
+        }
+        let model = try LoadedModel(
+            golden.folder, onGPU: try PlacementRequest(perLayerPercent: Self.placements[1]))
+        let start = ContinuousClock.now
+        for prompt in golden.prompts {
+            let result = try model.decodeGreedily([prompt.ids], steps: prompt.tokens.count)
+            #expect(result.tokens[0] == prompt.tokens)
+        }
+        #expect(ContinuousClock.now - start < .seconds(20))
+        allocations.cancel()
+        try await allocations.value
     }
 }
 
