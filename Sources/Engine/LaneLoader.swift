@@ -86,6 +86,8 @@ struct LaneLoader {
         } else {
             placement = try Placement.fitting(shape, budget, working, cache: options.cacheShares)
         }
+        // The library is large, and the disk idle now.
+        Task.detached { _ = CUBLASLt.shared }
         let weights = try phases.measure("weights") {
             try GPULane.loadWeights(
                 configuration, placement: placement, from: source, pool: pool, kernels: kernels,
@@ -95,7 +97,9 @@ struct LaneLoader {
                 progress: progress)
         }
         return try phases.measure("kernels and scratch") {
-            try GPULane(weights, context: context, cacheSlotCount: cacheSlotCount)
+            try GPULane(
+                weights, context: context, cacheSlotCount: cacheSlotCount, library: try? CUBLASLt.shared.get()
+            )
         }
     }
 

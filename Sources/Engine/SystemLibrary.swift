@@ -1,3 +1,4 @@
+import CUDA
 import Glibc
 
 /// A library that Tandem looks for at run time, and whether it is here.
@@ -27,8 +28,8 @@ public struct SystemLibrary: Sendable, Hashable, Codable {
                 purpose: "needed to compute on the GPU; it comes with the NVIDIA driver"),
             SystemLibrary(
                 "libcublasLt",
-                fileNames: ["libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so.11", "libcublasLt.so"],
-                purpose: "not needed: prefill has kernels of its own"),
+                fileNames: CUBLASLt.fileNames,
+                purpose: "makes prefill faster; without it, kernels of its own multiply"),
             SystemLibrary(
                 "libnccl", fileNames: ["libnccl.so.2", "libnccl.so"],
                 purpose: "needed for several GPUs with --comm-device gpu"),

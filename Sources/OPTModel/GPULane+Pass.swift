@@ -58,12 +58,12 @@ extension GPULane {
                 gathered: isNarrow ? scratch.narrow : 0, hidden: UInt32(configuration.hiddenSize),
                 embedding: UInt32(configuration.embeddingSize)), rowCount: pass.rowCount, on: stream)
         if isNarrow {
-            try kernels.gemm(
+            try multiplyMany(
                 tandem_gpu_gemm(
                     x: scratch.narrow, weights: weights.projectIn, bias: 0, y: 0, residual: scratch.residual,
                     x_stride: UInt32(configuration.embeddingSize), y_stride: 0, rows: UInt32(pass.rowCount),
                     inputs: UInt32(configuration.embeddingSize), outputs: UInt32(configuration.hiddenSize),
-                    activation: 0, transposed: 0), on: stream)
+                    activation: 0, transposed: 0))
         }
     }
 
@@ -163,9 +163,9 @@ extension GPULane {
         for (number, piece) in layer.mlp.enumerated() {
             if let streamIndex = piece.streamIndex { try take(streamIndex) }
             let isResident = piece.streamIndex == nil
-            let bias = layer.fc1Bias == 0 ? 0 : layer.fc1Bias + UInt64(piece.neurons.lowerBound * 4)
             try multiply(
-                x: scratch.normalized, inputs: configuration.hiddenSize, piece.fc1, bias: bias,
+                x: scratch.normalized, inputs: configuration.hiddenSize, piece.fc1,
+                bias: layer.fc1Bias(of: piece),
                 to: scratch.neurons, outputs: piece.neurons.count, activation: activation,
                 isResident: isResident, norm: isFused ? layer.mlpNorm : nil, pass)
             try accumulate(
@@ -255,11 +255,11 @@ extension GPULane {
                     residual: norm == nil ? 0 : scratch.residual, norm_weight: norm?.weight ?? 0,
                     norm_bias: norm?.bias ?? 0, epsilon: OPTConfiguration.layerNormEpsilon), on: stream)
         } else {
-            try kernels.gemm(
+            try multiplyMany(
                 tandem_gpu_gemm(
                     x: x, weights: matrix, bias: bias, y: y, residual: 0, x_stride: UInt32(inputs),
                     y_stride: UInt32(outputs), rows: UInt32(pass.rowCount), inputs: UInt32(inputs),
-                    outputs: UInt32(outputs), activation: activation, transposed: 0), on: stream)
+                    outputs: UInt32(outputs), activation: activation, transposed: 0))
         }
     }
 
@@ -276,13 +276,19 @@ extension GPULane {
                     inputs: UInt32(inputs), outputs: hidden, split_count: 0, is_resident: isResident ? 1 : 0),
                 on: stream)
         } else {
-            try kernels.gemm(
+            try multiplyMany(
                 tandem_gpu_gemm(
                     x: x, weights: matrix, bias: bias, y: 0, residual: scratch.residual,
                     x_stride: UInt32(inputs), y_stride: 0, rows: UInt32(pass.rowCount),
                     inputs: UInt32(inputs),
-                    outputs: hidden, activation: 0, transposed: 1), on: stream)
+                    outputs: hidden, activation: 0, transposed: 1))
         }
+    }
+
+    /// A product of many rows.
+    private func multiplyMany(_ product: tandem_gpu_gemm) throws(CUDAError) {
+        if let libraryProducts, try libraryProducts.multiply(product, on: stream) { return }
+        try kernels.gemm(product, on: stream)
     }
 
     /// The block's input: the residual stream normalized, in fp16; with `keeps` the residual stream becomes it too.

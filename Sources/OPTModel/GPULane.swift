@@ -21,6 +21,8 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
     let scratch: GPUScratch
     /// Where a step of one sequence can be one kernel.
     let stepKernel: DecodeStepKernel?
+    /// Where there is a library for products of many rows.
+    let libraryProducts: LibraryProducts?
     let block: StepBlock
     public let rowCapacity: Int
     public let segmentCapacity: Int
@@ -57,10 +59,11 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
     ///   - cacheSlotCount: layers of the cache on disk that are under way at most; with one, the disk and computing
     ///     take turns.
     ///   - usesStepKernel: steps of one sequence may be one kernel; off, to compare the two ways.
+    ///   - library: multiplies many rows; nil for kernels of our own alone.
     public init(
         _ weights: GPUWeights, context: Context, rowCapacity: Int = mostRows,
         segmentCapacity: Int = mostSequences, cacheSlotCount: Int = defaultCacheSlotCount,
-        usesStepKernel: Bool = true
+        usesStepKernel: Bool = true, library: CUBLASLt? = nil
     ) throws(ModelError) {
         self.weights = weights
         self.context = context
@@ -87,6 +90,11 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
             tableRows = try Self.pinned(needsRows ? 2 * rowCapacity * tableRowStride : 4096, context)
             hostLogits = try Self.pinned(segmentCapacity * configuration.vocabularySize * 4, context)
             try stream.fill(scratch.counters, byteCount: GPUScratch.counterCount * 4)
+            if let library {
+                libraryProducts = try LibraryProducts(library, weights, context: context, stream: stream)
+            } else {
+                libraryProducts = nil
+            }
             stepKernel =
                 usesStepKernel
                 ? try DecodeStepKernel(
@@ -125,8 +133,10 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
         working.cacheSlotCount = cacheSlotCount
         working.stagingSlotByteCount = GPUWeights.slotByteCount(configuration.shape)
         working.stagingSlotCount = stagingSlotCount
-        working.gpuScratchByteCount = GPUScratch.byteCount(
-            configuration, rowCapacity: mostRows, logitsCapacity: mostSequences)
+        working.gpuScratchByteCount =
+            GPUScratch.byteCount(
+                configuration, rowCapacity: mostRows, logitsCapacity: mostSequences)
+            + MatrixMultiplier.workspaceByteCount
         working.readBufferByteCount = DiskReader.bufferCount * working.stagingSlotByteCount
         return working
     }

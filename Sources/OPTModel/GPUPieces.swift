@@ -41,6 +41,11 @@ struct GPULayer: Sendable {
     var mlpNorm: GPUNorm
     var fc1Bias: UInt64
     var fc2Bias: UInt64
+
+    /// The part of fc1's bias for a piece's neurons, or 0.
+    func fc1Bias(of piece: MLPPiece) -> UInt64 {
+        fc1Bias == 0 ? 0 : fc1Bias + UInt64(piece.neurons.lowerBound * 4)
+    }
 }
 
 struct GPUNorm: Sendable {

@@ -60,6 +60,7 @@ struct LoadedModel {
         rowCapacity: Int = GPULane.mostRows, offloadFolder: FilePath = "/var/tmp", context: Context? = nil,
         usesStepKernel: Bool = true
     ) throws {
+        let library = context == nil ? try? CUBLASLt.shared.get() : nil
         let context = try context ?? Context(device: CUDADriver.load().device())
         pool = WorkerPool(workerCount: 2)
         self.configuration = configuration
@@ -72,7 +73,7 @@ struct LoadedModel {
         decoder = Decoder(
             try GPULane(
                 weights, context: context, rowCapacity: rowCapacity, cacheSlotCount: cacheSlotCount,
-                usesStepKernel: usesStepKernel))
+                usesStepKernel: usesStepKernel, library: library))
     }
 
     /// - Parameter choosesOnLane: the lane chooses the tokens, and there are no logits.

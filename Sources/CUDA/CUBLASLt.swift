@@ -1,0 +1,82 @@
+import Glibc
+
+/// NVIDIA's library of matrix products, found at run time: a program that uses it builds and starts without it.
+public final class CUBLASLt: @unchecked Sendable {  // addresses of code
+    typealias Handle = OpaquePointer?
+    typealias Status = Int32
+
+    /// As the loader found it.
+    public let fileName: String
+    /// 10000 * major + 100 * minor + patch.
+    public let version: Int
+
+    let create: @convention(c) (UnsafeMutablePointer<OpaquePointer?>) -> Status
+    let destroy: @convention(c) (Handle) -> Status
+    let makeDescription: @convention(c) (UnsafeMutablePointer<OpaquePointer?>, Int32, Int32) -> Status
+    let setOfDescription: @convention(c) (Handle, Int32, UnsafeRawPointer, Int) -> Status
+    let destroyDescription: @convention(c) (Handle) -> Status
+    let makeLayout:
+        @convention(c) (UnsafeMutablePointer<OpaquePointer?>, Int32, UInt64, UInt64, Int64) -> Status
+    let destroyLayout: @convention(c) (Handle) -> Status
+    let makePreference: @convention(c) (UnsafeMutablePointer<OpaquePointer?>) -> Status
+    let setOfPreference: @convention(c) (Handle, Int32, UnsafeRawPointer, Int) -> Status
+    let destroyPreference: @convention(c) (Handle) -> Status
+    let choose:
+        @convention(c) (
+            Handle, Handle, Handle, Handle, Handle, Handle, Handle, Int32, UnsafeMutableRawPointer,
+            UnsafeMutablePointer<Int32>
+        ) -> Status
+    let multiply:
+        @convention(c) (
+            Handle, Handle, UnsafeRawPointer, DeviceAddress, Handle, DeviceAddress, Handle, UnsafeRawPointer,
+            DeviceAddress, Handle, DeviceAddress, Handle, UnsafeRawPointer, DeviceAddress, Int, Handle
+        ) -> Status
+
+    /// Where it is looked for, in order. The environment's `TANDEM_CUBLASLT` names another file, or `none`.
+    public static let fileNames = ["libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so.11"]
+
+    /// The library, which is looked for once in a process; an error that says why there is none.
+    public static let shared = Result { () throws(CUDAError) in
+        guard let chosen = getenv("TANDEM_CUBLASLT") else { return try CUBLASLt(fileNames: fileNames) }
+        let name = String(cString: chosen)
+        if name == "none" {
+            throw CUDAError(.other, action: looking, reason: "TANDEM_CUBLASLT is none")
+        }
+        return try CUBLASLt(fileNames: [name])
+    }
+
+    private static let looking = "looking for cuBLASLt"
+
+    init(fileNames: [String]) throws(CUDAError) {
+        var found: (name: String, library: UnsafeMutableRawPointer)?
+        for name in fileNames where found == nil {
+            if let library = dlopen(name, RTLD_NOW | RTLD_LOCAL) { found = (name, library) }
+        }
+        guard let found else {
+            throw CUDAError(
+                .other, action: Self.looking,
+                reason: "none of \(fileNames.joined(separator: ", ")) can be loaded")
+        }
+        func function<Function>(_ name: String) throws(CUDAError) -> Function {
+            guard let address = dlsym(found.library, name) else {
+                throw CUDAError(.other, action: Self.looking, reason: "\(found.name) has no \(name)")
+            }
+            return unsafeBitCast(address, to: Function.self)
+        }
+        fileName = found.name
+        let versionOfLibrary: @convention(c) () -> Int = try function("cublasLtGetVersion")
+        version = versionOfLibrary()
+        create = try function("cublasLtCreate")
+        destroy = try function("cublasLtDestroy")
+        makeDescription = try function("cublasLtMatmulDescCreate")
+        setOfDescription = try function("cublasLtMatmulDescSetAttribute")
+        destroyDescription = try function("cublasLtMatmulDescDestroy")
+        makeLayout = try function("cublasLtMatrixLayoutCreate")
+        destroyLayout = try function("cublasLtMatrixLayoutDestroy")
+        makePreference = try function("cublasLtMatmulPreferenceCreate")
+        setOfPreference = try function("cublasLtMatmulPreferenceSetAttribute")
+        destroyPreference = try function("cublasLtMatmulPreferenceDestroy")
+        choose = try function("cublasLtMatmulAlgoGetHeuristic")
+        multiply = try function("cublasLtMatmul")
+    }
+}
