@@ -32,17 +32,21 @@ public final class CUBLASLt: @unchecked Sendable {  // addresses of code
             DeviceAddress, Handle, DeviceAddress, Handle, UnsafeRawPointer, DeviceAddress, Int, Handle
         ) -> Status
 
-    /// Where it is looked for, in order. The environment's `TANDEM_CUBLASLT` names another file, or `none`.
+    /// Where it is looked for, in order.
     public static let fileNames = ["libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so.11"]
 
     /// The library, which is looked for once in a process; an error that says why there is none.
-    public static let shared = Result { () throws(CUDAError) in
-        guard let chosen = getenv("TANDEM_CUBLASLT") else { return try CUBLASLt(fileNames: fileNames) }
-        let name = String(cString: chosen)
-        if name == "none" {
-            throw CUDAError(.other, action: looking, reason: "TANDEM_CUBLASLT is none")
-        }
-        return try CUBLASLt(fileNames: [name])
+    public static let shared = Result { () throws(CUDAError) in try CUBLASLt(fileNames: fileNames) }
+
+    /// The library where the environment's `TANDEM_CUBLASLT` is 1; nil without it.
+    ///
+    /// It is not the default: a process's first products take it 0.13 s to load, longer than most prompts take the
+    /// kernels here (`docs/performance.md`). It pays from some ten thousand tokens of prompts on.
+    ///
+    /// - Throws: where it is asked for and not found.
+    public static func chosen() throws(CUDAError) -> CUBLASLt? {
+        guard let value = getenv("TANDEM_CUBLASLT"), String(cString: value) == "1" else { return nil }
+        return try shared.get()
     }
 
     private static let looking = "looking for cuBLASLt"

@@ -91,7 +91,9 @@ public final class MatrixMultiplier: @unchecked Sendable {  // used by one threa
         if status != 0 {
             throw CUDAError(
                 .other, action: action(), status: status,
-                reason: "cuBLASLt failed with status \(status); TANDEM_CUBLASLT=none does without it")
+                reason:
+                    "cuBLASLt failed with status \(status); without TANDEM_CUBLASLT=1 kernels of our own multiply"
+            )
         }
     }
 

@@ -86,8 +86,7 @@ struct LaneLoader {
         } else {
             placement = try Placement.fitting(shape, budget, working, cache: options.cacheShares)
         }
-        // The library is large, and the disk idle now.
-        Task.detached { _ = CUBLASLt.shared }
+        let library = try CUBLASLt.chosen()
         let weights = try phases.measure("weights") {
             try GPULane.loadWeights(
                 configuration, placement: placement, from: source, pool: pool, kernels: kernels,
@@ -98,7 +97,7 @@ struct LaneLoader {
         }
         return try phases.measure("kernels and scratch") {
             try GPULane(
-                weights, context: context, cacheSlotCount: cacheSlotCount, library: try? CUBLASLt.shared.get()
+                weights, context: context, cacheSlotCount: cacheSlotCount, library: library
             )
         }
     }

@@ -29,7 +29,7 @@ public struct SystemLibrary: Sendable, Hashable, Codable {
             SystemLibrary(
                 "libcublasLt",
                 fileNames: CUBLASLt.fileNames,
-                purpose: "makes prefill faster; without it, kernels of its own multiply"),
+                purpose: "multiplies prompts where TANDEM_CUBLASLT is 1; else kernels of its own do"),
             SystemLibrary(
                 "libnccl", fileNames: ["libnccl.so.2", "libnccl.so"],
                 purpose: "needed for several GPUs with --comm-device gpu"),

@@ -7,6 +7,8 @@ extension GPULane {
 
     /// Bytes a second that direct reads of the offload file reach; nil where nothing lies on disk.
     public func measureDiskReadRate() throws(ModelError) -> Double? {
-        try weights.file?.measureReadRate()
+        if let file = weights.file { return try file.measureReadRate() }
+        if weights.placement.cacheHeads.disk.isEmpty { return nil }
+        return try OffloadFile.measureReadRate(in: weights.offloadFolder, byteCount: 1 << 30)
     }
 }

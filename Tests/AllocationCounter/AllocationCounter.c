@@ -1,7 +1,6 @@
 #include "AllocationCounter.h"
 
 #include <errno.h>
-#include <stdatomic.h>
 #include <stddef.h>
 
 // The C library's own entry points: replacing `malloc` in the program replaces it for every library in it.
@@ -10,16 +9,9 @@ extern void *__libc_calloc(size_t, size_t);
 extern void *__libc_realloc(void *, size_t);
 extern void *__libc_memalign(size_t, size_t);
 
-static atomic_bool is_counting;
-static _Atomic int64_t count;
 static _Thread_local int64_t count_of_thread;
 
-static void note(void) {
-  count_of_thread++;
-  if (atomic_load_explicit(&is_counting, memory_order_relaxed)) {
-    atomic_fetch_add_explicit(&count, 1, memory_order_relaxed);
-  }
-}
+static void note(void) { count_of_thread++; }
 
 void *malloc(size_t size) {
   note();
@@ -50,16 +42,6 @@ int posix_memalign(void **memory, size_t alignment, size_t size) {
   note();
   *memory = __libc_memalign(alignment, size);
   return *memory ? 0 : ENOMEM;
-}
-
-void tandem_start_counting_allocations(void) {
-  atomic_store(&count, 0);
-  atomic_store(&is_counting, 1);
-}
-
-int64_t tandem_stop_counting_allocations(void) {
-  atomic_store(&is_counting, 0);
-  return atomic_load(&count);
 }
 
 int64_t tandem_allocations_of_this_thread(void) { return count_of_thread; }

@@ -81,7 +81,7 @@ struct LowLatencyCommandTests {
         #expect(result.output.contains("GPU 50 % (50.0 %, 6 of 12 heads) · CPU 25 % (25.0 %) · disk 25 %"))
         #expect(result.output.contains("through disk"))
         #expect(((try? FileManager.default.contentsOfDirectory(atPath: folder.path)) ?? []).isEmpty)
-        let refused = try run("/proc/nowhere")
+        let refused = try run("/dev/null/nowhere")
         #expect(refused.status == 1)
         #expect(refused.errors.contains("disk"), "\(refused.errors)")
     }
