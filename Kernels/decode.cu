@@ -627,10 +627,11 @@ __device__ __forceinline__ void attend(const tandem_gpu_decode &a, const Block &
       for (int i = 0; i < COUNT; i++) {
         const float weight = exponential2(weights[i] - maximum);
         total += weight;
+        if (!is_used) continue;
         float value[8];
-        to_floats(value, copies[i * USED + threadIdx.x % USED]);
+        to_floats(value, copies[i * USED + threadIdx.x]);
 #pragma unroll
-        for (int j = 0; j < 8; j++) sum[j] += is_used ? weight * value[j] : 0.0f;
+        for (int j = 0; j < 8; j++) sum[j] += weight * value[j];
       }
     }
 #pragma unroll
