@@ -53,22 +53,27 @@ public final class Context: @unchecked Sendable {  // a constant handle; the dri
         try check(withCurrent { functions.cuCtxSynchronize() }, "waiting for GPU \(device.index)")
     }
 
-    /// Runs work whose kernels wait for copies that another thread asks for. Until it is done, other threads neither
-    /// make nor free anything: that could wait for the kernels and hold the copies up.
+    /// Runs work whose kernels wait for copies that another thread asks for, or for what the host computes. Until it is
+    /// done, other threads neither make nor free anything but events: that could wait for the kernels and hold the copies
+    /// and the host's other calls up.
     public func whileKernelsWait<Failure: Error>(_ work: () throws(Failure) -> Void) throws(Failure) {
         try WaitingKernels.shared.withLock(work)
     }
 
     /// Runs a few of the driver's calls with the context current, and puts back what was current before.
     func withCurrent(_ calls: () -> CUresult) -> CUresult {
-        WaitingKernels.shared.withLock {
-            let status = functions.cuCtxPushCurrent(handle)
-            if status != 0 { return status }
-            let result = calls()
-            var popped: OpaquePointer?
-            _ = functions.cuCtxPopCurrent(&popped)
-            return result
-        }
+        WaitingKernels.shared.withLock { withCurrentAtAnyTime(calls) }
+    }
+
+    /// The same for calls that never wait for kernels, even while others wait: a thread whose copies kernels wait for
+    /// makes events when it is recorded.
+    func withCurrentAtAnyTime(_ calls: () -> CUresult) -> CUresult {
+        let status = functions.cuCtxPushCurrent(handle)
+        if status != 0 { return status }
+        let result = calls()
+        var popped: OpaquePointer?
+        _ = functions.cuCtxPopCurrent(&popped)
+        return result
     }
 
     @inline(__always)

@@ -10,7 +10,7 @@ public final class Event: @unchecked Sendable {  // a constant handle; the drive
         var handle: OpaquePointer?
         // 1: waiting sleeps. 2: no time.
         let flags: UInt32 = (waitsAsleep ? 1 : 0) | (isTimed ? 0 : 2)
-        let status = context.withCurrent { context.functions.cuEventCreate(&handle, flags) }
+        let status = context.withCurrentAtAnyTime { context.functions.cuEventCreate(&handle, flags) }
         self.context = context
         self.isTimed = isTimed
         self.handle = handle
@@ -19,7 +19,7 @@ public final class Event: @unchecked Sendable {  // a constant handle; the drive
 
     deinit {
         guard handle != nil else { return }
-        _ = context.withCurrent { context.functions.cuEventDestroy(handle) }
+        _ = context.withCurrentAtAnyTime { context.functions.cuEventDestroy(handle) }
     }
 
     /// Puts the mark behind everything that is in the stream now. An earlier mark is forgotten.
