@@ -101,3 +101,20 @@ __device__ __forceinline__ void load_matrices_transposed(uint32_t d[4], uint32_t
                : "r"(address)
                : "memory");
 }
+
+__device__ __forceinline__ uint64_t nanoseconds() {
+  uint64_t now;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+  return now;
+}
+
+/// A word that the host or another stream stores: what its writer wrote before is seen behind this.
+__device__ __forceinline__ uint32_t load_acquire_system(tandem_device_pointer word) {
+  uint32_t seen;
+  asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(seen) : "l"(word) : "memory");
+  return seen;
+}
+
+__device__ __forceinline__ void store_system(tandem_device_pointer word, uint32_t value) {
+  asm volatile("st.relaxed.sys.global.u32 [%0], %1;" ::"l"(word), "r"(value) : "memory");
+}

@@ -16,6 +16,7 @@ final class GPUKernels: Sendable {
     private let linearKernels, linearTransposedKernels: FewRowsKernels
     private let gemmKernels: GEMMKernels
     private let decodeStepKernels: DecodeStepKernels?
+    let link: LinkKernels
 
     /// - Parameter hasClusters: the module's image was made for 9.0 or newer.
     init(_ module: Module, multiprocessorCount: Int, hasClusters: Bool) throws(CUDAError) {
@@ -36,6 +37,7 @@ final class GPUKernels: Sendable {
         linearTransposedKernels = try FewRowsKernels(module, "tandem_kernel_linear_transposed")
         gemmKernels = try GEMMKernels(module, multiprocessorCount: multiprocessorCount)
         decodeStepKernels = hasClusters ? try DecodeStepKernels(module) : nil
+        link = try LinkKernels(module)
         for dimension in HeadDimensionKernels.dimensions {
             try prefillKernels[dimension].setMaxDynamicSharedByteCount(
                 Self.prefillSharedByteCount(headDimension: dimension))

@@ -17,13 +17,15 @@ public enum GPUOperation: String, Sendable, Hashable, Codable, CaseIterable {
     case sample
     case signal
     case wait
+    case publish
+    case awaitAnswer = "await"
     case read
 
     /// The most that ‖result − reference‖ may be of ‖reference‖.
     public var tolerance: Double {
         switch self {
         // What is copied, counted or chosen is right or wrong.
-        case .storeKeysValues, .sample, .signal, .wait, .read: 0
+        case .storeKeysValues, .sample, .signal, .wait, .publish, .awaitAnswer, .read: 0
         case .embed: 1e-7
         case .layerNormKept: 1e-5
         // Sums in fp32; the tensor cores cut off where others round.

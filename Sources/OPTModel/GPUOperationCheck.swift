@@ -57,7 +57,8 @@ struct GPUOperationCase: Sendable {
 
     static let all =
         embedCases + layerNormCases + linearCases + linearNormalizedCases + linearTransposedCases + gemmCases
-        + storeCases + attentionDecodeCases + attentionPrefillCases + sampleCases + flagCases + readCases
+        + storeCases + attentionDecodeCases + attentionPrefillCases + sampleCases + flagCases + linkCases
+        + readCases
 
     func check(on workbench: GPUWorkbench) -> (GPUOperationResult, canGoOn: Bool) {
         var result = GPUOperationResult(

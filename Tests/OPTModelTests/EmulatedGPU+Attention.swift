@@ -49,6 +49,7 @@ extension EmulatedGPU {
     }
 
     static func attentionDecode(_ a: tandem_gpu_attention_decode) {
+        if a.on_host != 0 { hostCacheDecodeCount += 1 }
         let (heads, dimension) = (Int(a.heads), Int(a.head_dimension))
         for row in 0..<Int(a.row_count) {
             let place = pointer(a.rows, to: tandem_gpu_row.self)[row]

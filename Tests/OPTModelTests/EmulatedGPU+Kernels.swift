@@ -225,6 +225,33 @@ extension EmulatedGPU {
         pointer(a.failure, to: UInt32.self).pointee = 1
     }
 
+    static func publish(_ a: tandem_gpu_publish) {
+        let (from, to) = (pointer(a.from, to: UInt16.self), pointer(a.to, to: UInt16.self))
+        for row in 0..<Int(a.rows) {
+            (to + row * Int(a.columns)).update(from: from + row * Int(a.stride), count: Int(a.columns))
+        }
+        spoil(pointer(a.to, to: Float16.self), count: Int(a.rows * a.columns))
+        flag(a.word).pointee.store(pointer(a.step, to: UInt32.self).pointee, ordering: .releasing)
+    }
+
+    static func take(_ a: tandem_gpu_await) {
+        let end = ContinuousClock.now + .nanoseconds(Int64(a.timeout_nanoseconds))
+        while flag(a.word).pointee.load(ordering: .acquiring) != pointer(a.step, to: UInt32.self).pointee {
+            if flag(a.abort).pointee.load(ordering: .acquiring) != 0 { return }
+            if ContinuousClock.now > end {
+                flag(a.abort).pointee.store(UInt32(TANDEM_GPU_WAITED_TOO_LONG), ordering: .releasing)
+                return
+            }
+            sched_yield()
+        }
+        let (from, to) = (pointer(a.from, to: UInt16.self), pointer(a.to, to: UInt16.self))
+        for row in 0..<Int(a.rows) {
+            (to + row * Int(a.stride)).update(from: from + row * Int(a.columns), count: Int(a.columns))
+        }
+        spoil(
+            pointer(a.to, to: Float16.self), count: (Int(a.rows) - 1) * Int(a.stride) + Int(a.columns))
+    }
+
     static func read(_ a: tandem_gpu_read) {
         let words = UnsafeBufferPointer(
             start: pointer(a.bytes, to: UInt32.self), count: Int(a.byte_count) / 16 * 4)

@@ -23,11 +23,13 @@ enum EmulatedGPU {
     }
 
     nonisolated(unsafe) static var defect = Defect.none
-    /// Whether streams run beside each other, as a lane's do: a wait waits for another thread, and events are not there
-    /// to time anything.
+    /// Whether streams that are made from now on run beside each other, as a lane's do: what is put in returns at once,
+    /// and a wait waits for another thread.
     nonisolated(unsafe) static var isConcurrent = false
-    /// Between two records of events: nobody looks at results then.
-    nonisolated(unsafe) private static var isTimed = false
+    /// How often a decode step's attention read a cache in the host's memory.
+    nonisolated(unsafe) static var hostCacheDecodeCount = 0
+    /// Between two records of events in a stream that does its work at once: nobody looks at results then.
+    nonisolated(unsafe) static var isTimed = false
     /// What is being captured, and what has been, by a graph's number from 1.
     nonisolated(unsafe) private static var capture: Capture?
     nonisolated(unsafe) private static var graphs: [Capture] = []
@@ -52,10 +54,12 @@ enum EmulatedGPU {
         var work: [() -> Void] = []
     }
 
-    /// Does the work at once, or notes it where the calling thread captures.
-    private static func perform(_ work: @escaping () -> Void) {
+    /// Puts work into a stream, or notes it where the calling thread captures.
+    private static func perform(on handle: OpaquePointer?, _ work: @escaping () -> Void) {
         if let capture, pthread_equal(capture.thread, pthread_self()) != 0 {
             capture.work.append(work)
+        } else if let stream = stream(handle) {
+            stream.append(work)
         } else {
             work()
         }
@@ -63,7 +67,8 @@ enum EmulatedGPU {
 
     private static func functions() throws -> DriverFunctions {
         try DriverFunctions { name in
-            switch name {
+            if let function = streamFunction(name) { return function }
+            return switch name {
             case "cuMemAlloc_v2": unsafeBitCast(allocate, to: UnsafeMutableRawPointer.self)
             case "cuMemFree_v2": unsafeBitCast(free, to: UnsafeMutableRawPointer.self)
             case "cuMemcpyHtoDAsync_v2": unsafeBitCast(upload, to: UnsafeMutableRawPointer.self)
@@ -76,7 +81,6 @@ enum EmulatedGPU {
             case "cuGraphLaunch": unsafeBitCast(launchGraph, to: UnsafeMutableRawPointer.self)
             case "cuMemsetD8Async": unsafeBitCast(fill, to: UnsafeMutableRawPointer.self)
             case "cuModuleGetFunction": unsafeBitCast(findKernel, to: UnsafeMutableRawPointer.self)
-            case "cuEventRecord": unsafeBitCast(record, to: UnsafeMutableRawPointer.self)
             case "cuLaunchKernelEx": unsafeBitCast(launch, to: UnsafeMutableRawPointer.self)
             default: unsafeBitCast(succeed, to: UnsafeMutableRawPointer.self)
             }
@@ -95,8 +99,8 @@ enum EmulatedGPU {
         }
 
     private static let write: @convention(c) (OpaquePointer?, DeviceAddress, UInt32, UInt32) -> CUresult = {
-        _, address, value, _ in
-        flag(address).pointee.store(value, ordering: .releasing)
+        stream, address, value, _ in
+        perform(on: stream) { flag(address).pointee.store(value, ordering: .releasing) }
         return 0
     }
 
@@ -121,13 +125,9 @@ enum EmulatedGPU {
         }
 
     private static let launchGraph: @convention(c) (OpaquePointer?, OpaquePointer?) -> CUresult = {
-        graph, _ in
-        for work in graphs[Int(bitPattern: graph) - 1].work { work() }
-        return 0
-    }
-
-    private static let record: @convention(c) (OpaquePointer?, OpaquePointer?) -> CUresult = { _, _ in
-        if !isConcurrent { isTimed.toggle() }
+        graph, stream in
+        let captured = graphs[Int(bitPattern: graph) - 1].work
+        perform(on: stream) { for work in captured { work() } }
         return 0
     }
 
@@ -137,27 +137,28 @@ enum EmulatedGPU {
     }
 
     private static let free: @convention(c) (DeviceAddress) -> CUresult = {
+        EmulatedStream.synchronizeAll()
         Glibc.free(pointer($0, to: UInt8.self))
         return 0
     }
 
     private static let upload:
         @convention(c) (DeviceAddress, UnsafeRawPointer, Int, OpaquePointer?) -> CUresult = {
-            destination, source, byteCount, _ in
-            perform { memcpy(pointer(destination, to: UInt8.self), source, byteCount) }
+            destination, source, byteCount, stream in
+            perform(on: stream) { memcpy(pointer(destination, to: UInt8.self), source, byteCount) }
             return 0
         }
 
     private static let download:
         @convention(c) (UnsafeMutableRawPointer, DeviceAddress, Int, OpaquePointer?) -> CUresult = {
-            destination, source, byteCount, _ in
-            memcpy(destination, pointer(source, to: UInt8.self), byteCount)
+            destination, source, byteCount, stream in
+            perform(on: stream) { memcpy(destination, pointer(source, to: UInt8.self), byteCount) }
             return 0
         }
 
     private static let fill: @convention(c) (DeviceAddress, UInt8, Int, OpaquePointer?) -> CUresult = {
-        destination, byte, byteCount, _ in
-        memset(pointer(destination, to: UInt8.self), Int32(byte), byteCount)
+        destination, byte, byteCount, stream in
+        perform(on: stream) { memset(pointer(destination, to: UInt8.self), Int32(byte), byteCount) }
         return 0
     }
 
@@ -182,7 +183,7 @@ enum EmulatedGPU {
             let name = kernelNames[Int(bitPattern: kernel) - 1].dropFirst("tandem_kernel_".count)
             // A kernel's arguments are its caller's only until the launch returns. None are larger.
             var copy = [UInt8](UnsafeRawBufferPointer(start: parameters[0]!, count: 160))
-            perform {
+            perform(on: configuration.stream) {
                 copy.withUnsafeMutableBytes { run(name, blocks: Int(configuration.gridX), $0.baseAddress!) }
             }
             return 0
@@ -211,6 +212,10 @@ enum EmulatedGPU {
             signal(arguments.load(as: tandem_gpu_signal.self))
         } else if name == "wait" {
             wait(arguments.load(as: tandem_gpu_wait.self))
+        } else if name == "publish" {
+            publish(arguments.load(as: tandem_gpu_publish.self))
+        } else if name == "await" {
+            take(arguments.load(as: tandem_gpu_await.self))
         } else if name == "read" {
             read(arguments.load(as: tandem_gpu_read.self))
         } else {

@@ -256,6 +256,39 @@ typedef struct {
   uint32_t notice_value;
 } tandem_gpu_signal;
 
+// An exchange with another lane: `publish` hands it some columns of the activations, `await` takes its
+// answer. Each side keeps a word for the exchange, which holds the number of the last step in which that
+// side's values were there. `step` is the number of this step, in GPU memory: a graph that was captured once
+// serves all steps.
+
+/// to[r, c] = from[r, c]; then *word = *step: whoever sees it sees the values, on the host too.
+/// Grid: any, `counter` serves it where it is more than one. Block: 512.
+typedef struct {
+  tandem_device_pointer from;     // fp16 [rows, stride], from the first column on
+  tandem_device_pointer to;       // fp16 [rows, columns], contiguous, in mapped host memory
+  tandem_device_pointer step;     // uint32
+  tandem_device_pointer word;     // uint32 in mapped host memory
+  tandem_device_pointer counter;  // uint32, zero before and after
+  uint32_t rows, stride, columns;
+} tandem_gpu_publish;
+
+/// Polls until *word == *step; then to[r, c] = from[r, c].
+///
+/// It gives up where *abort is not 0, or becomes TANDEM_GPU_WAITED_TOO_LONG because the answer did not come
+/// within timeout_nanoseconds; `to` stays as it is then. Grid: any. Block: 512.
+///
+/// `to` may be written while kernels between this one and its `publish` run: they leave these columns alone.
+typedef struct {
+  tandem_device_pointer from;   // fp16 [rows, columns], contiguous, in mapped host memory
+  tandem_device_pointer to;     // fp16 [rows, stride], from the first column on
+  tandem_device_pointer step;   // uint32
+  tandem_device_pointer word;   // uint32 in mapped host memory
+  tandem_device_pointer abort;  // uint32 in mapped host memory
+  uint32_t rows, stride, columns;
+  uint64_t timeout_nanoseconds;
+} tandem_gpu_await;
+enum { TANDEM_GPU_WAITED_TOO_LONG = 1 };
+
 /// Reads every 16 bytes once and adds up a digest: what decode is measured against. Block: 512.
 typedef struct {
   tandem_device_pointer bytes;
