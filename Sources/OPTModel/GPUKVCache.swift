@@ -26,12 +26,14 @@ final class GPUKVCache: LaneCache {
     private static let count = Atomic<Int>(0)
     private let buffer: DeviceBuffer
     private let hostBuffer: PinnedBuffer?
+    nonisolated(unsafe) private let hostBase: UnsafeMutableRawPointer?  // of `hostBuffer`
     private let addresses: [UInt64]
     private let hostAddresses: [UInt64]
 
+    /// - Parameter pool: the threads that compute on what lies in CPU memory; nil where the GPU does.
     init(
         _ configuration: OPTConfiguration, _ heads: RangeSplit, capacities: [Int], rowCapacity: Int,
-        disk options: DiskKVCache.Options, context: Context
+        disk options: DiskKVCache.Options, pool: WorkerPool? = nil, context: Context
     ) throws {
         self.capacities = capacities
         number = Self.count.wrappingAdd(1, ordering: .relaxed).newValue
@@ -61,11 +63,15 @@ final class GPUKVCache: LaneCache {
         self.partials = base + partials
         if heads.cpu.isEmpty {
             hostBuffer = nil
+            hostBase = nil
             hostAddresses = capacities.map { _ in 0 }
         } else {
-            let pinned = try PinnedBuffer(try HostBuffer(byteCount: hostLayout.byteCount), context: context)
+            let memory = try HostBuffer(byteCount: hostLayout.byteCount)
+            pool?.firstTouch(base: memory.baseAddress, byteCount: memory.byteCount)
+            let pinned = try PinnedBuffer(memory, context: context)
             let hostBase = pinned.deviceAddress
             hostAddresses = hostOffsets.map { hostBase + $0 }
+            self.hostBase = pinned.baseAddress
             hostBuffer = consume pinned
         }
         disk?.start()
@@ -77,6 +83,10 @@ final class GPUKVCache: LaneCache {
     func address(of sequence: Int) -> UInt64 { addresses[sequence] }
     /// Where those in CPU memory begin, for the GPU; 0 where there are none.
     func hostAddress(of sequence: Int) -> UInt64 { hostAddresses[sequence] }
+    /// The same for the host; only where there are heads in CPU memory.
+    func hostPointer(of sequence: Int) -> UnsafeMutablePointer<UInt16> {
+        (hostBase! + Int(hostAddresses[sequence] - hostAddresses[0])).assumingMemoryBound(to: UInt16.self)
+    }
 
     /// The parts into which decode attention cuts so many positions: an even number, so that few graphs serve all.
     static func partCount(positions: Int) -> Int {

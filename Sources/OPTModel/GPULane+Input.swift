@@ -92,7 +92,8 @@ struct Pass {
     }
 
     /// One row of each sequence, all of whose logits are wanted.
-    var isDecode: Bool { longestSegment == 1 && logitsCount == rowCount && rowCount <= 256 }
+    var isDecode: Bool { longestSegment == 1 && logitsCount == rowCount && rowCount <= Self.mostDecodeRows }
+    static let mostDecodeRows = 256
     var hasFewRows: Bool { rowCount <= Int(TANDEM_GPU_FEW_ROWS) }
 }
 

@@ -89,11 +89,14 @@ extension GPULane {
                 x: scratch.normalized, inputs: hidden, piece.qkv, bias: piece.qkvBias, to: scratch.qkv,
                 outputs: 3 * width, activation: 0, isResident: piece.streamIndex == nil,
                 norm: isFused ? layer.attentionNorm : nil, pass)
+            let exchange = pass.isDecode ? cpuAttention?.exchange(layer: index, piece: number) : nil
+            if let exchange { try publish(exchange, of: piece, pass) }
             try attend(piece, .gpu, layer: index, pass, cache, layout)
-            try attend(piece, .cpu, layer: index, pass, cache, layout)
+            if exchange == nil { try attend(piece, .cpu, layer: index, pass, cache, layout) }
             if number == firstOnDisk { try takeCache(layer: index, cache) }
             try attend(piece, .disk, layer: index, pass, cache, layout)
             if number == lastOnDisk { try releaseCache(layer: index, cache) }
+            if let exchange { try take(exchange, of: piece, pass) }
             try accumulate(
                 x: scratch.attended, inputs: width, piece.output, bias: number == 0 ? layer.outputBias : 0,
                 isResident: piece.streamIndex == nil, pass)

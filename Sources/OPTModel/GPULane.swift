@@ -27,6 +27,8 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
     public let rowCapacity: Int
     public let segmentCapacity: Int
     private let cacheSlotCount: Int
+    /// Attention of decode steps over the cache in CPU memory; nil where the GPU computes it, or none lies there.
+    let cpuAttention: CPUCacheAttention?
 
     /// What is being recorded, if anything.
     private(set) var timeline: Timeline?
@@ -60,10 +62,12 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
     ///     take turns.
     ///   - usesStepKernel: steps of one sequence may be one kernel; off, to compare the two ways.
     ///   - library: multiplies many rows; nil for kernels of our own alone.
+    ///   - cpu: threads that compute attention of decode steps over the cache in CPU memory, beside the GPU; nil for
+    ///     the GPU to read that cache over PCIe.
     public init(
         _ weights: GPUWeights, context: Context, rowCapacity: Int = mostRows,
         segmentCapacity: Int = mostSequences, cacheSlotCount: Int = defaultCacheSlotCount,
-        usesStepKernel: Bool = true, library: CUBLASLt? = nil
+        usesStepKernel: Bool = true, library: CUBLASLt? = nil, cpu: CPUWorkers? = nil
     ) throws(ModelError) {
         self.weights = weights
         self.context = context
@@ -89,6 +93,8 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
             let needsRows = !weights.tokenTable.isMapped || !weights.positionTable.isMapped
             tableRows = try Self.pinned(needsRows ? 2 * rowCapacity * tableRowStride : 4096, context)
             hostLogits = try Self.pinned(segmentCapacity * configuration.vocabularySize * 4, context)
+            cpuAttention = try Self.cpuAttention(
+                weights, cpu, rowCapacity: min(rowCapacity, segmentCapacity), context)
             try stream.fill(scratch.counters, byteCount: GPUScratch.counterCount * 4)
             if let library {
                 libraryProducts = try LibraryProducts(library, weights, context: context, stream: stream)
@@ -103,6 +109,7 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
         } catch {
             throw ModelError(loading: error)
         }
+        cpuAttention?.isGPUAtWork = { [unowned self] in isAtWork }
     }
 
     /// Loads the weights where `placement` puts them, and starts streaming those that are elsewhere.
@@ -161,7 +168,7 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
             return try GPUKVCache(
                 configuration, weights.placement.cacheHeads, capacities: capacities, rowCapacity: rowCapacity,
                 disk: DiskKVCache.Options(folder: weights.offloadFolder, slotCount: cacheSlotCount),
-                context: context)
+                pool: cpuAttention?.workers.pool, context: context)
         } catch {
             throw ModelError(loading: error)
         }
@@ -176,12 +183,17 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
         let cache = cache as! GPUKVCache
         let pass = Pass(batch, cache)
         do {
+            // What failed once may still be running.
+            try checkFailure()
             try cache.disk?.check()
             stepNumber &+= 1
             let layout = try write(batch, cache, rowCapacity: pass.isDecode ? pass.rowCount : rowCapacity)
             let start = ContinuousClock.now
             cache.disk?.begin(batch, timeline: timeline)
-            if weights.streamer == nil {
+            if pass.isDecode {
+                cpuAttention?.begin(batch, cache: cache, step: stepNumber, timeline: timeline)
+            }
+            if weights.streamer == nil && cpuAttention == nil {
                 try run(pass, cache, layout)
             } else {
                 try context.whileKernelsWait { try run(pass, cache, layout) }
@@ -196,7 +208,9 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
     }
 
     private func run(_ pass: Pass, _ cache: GPUKVCache, _ layout: StepBlock.Layout) throws {
-        if pass.isDecode && timeline == nil {
+        if pass.isDecode, let cpuAttention {
+            try computeWithCPU(cpuAttention, pass, cache, layout)
+        } else if pass.isDecode && timeline == nil {
             try graph(for: pass, cache, layout).launch(on: stream)
         } else {
             try enqueue(pass, cache, layout)
@@ -274,8 +288,8 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
         }
     }
 
-    private func checkFailure() throws {
-        if block.failure.pointee.load(ordering: .relaxed) == 0 { return }
+    func checkFailure() throws {
+        if block.failure.pointee.load(ordering: .relaxed) == 0 { return try checkLink() }
         try weights.streamer?.check()
         throw ModelError(
             .gpu,
@@ -285,7 +299,7 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
 
     // MARK: Graphs
 
-    private func graph(for pass: Pass, _ cache: GPUKVCache, _ layout: StepBlock.Layout) throws
+    func graph(for pass: Pass, _ cache: GPUKVCache, _ layout: StepBlock.Layout) throws
         -> GraphExecutable
     {
         let key = GraphKey(rowCount: pass.rowCount, partCount: pass.partCount, cacheNumber: cache.number)

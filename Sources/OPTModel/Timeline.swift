@@ -10,6 +10,7 @@ public final class Timeline: Sendable {
         case compute
         case copy
         case disk
+        case cpu
         case host
     }
 
@@ -74,10 +75,11 @@ public final class Timeline: Sendable {
 
     /// Adds what the host did between two moments.
     func add(
-        _ track: Track, _ name: String, from start: ContinuousClock.Instant, to end: ContinuousClock.Instant
+        _ track: Track, _ name: String, layer: Int? = nil, from start: ContinuousClock.Instant,
+        to end: ContinuousClock.Instant
     ) {
         let span = Span(
-            track: track, name: name, layer: nil, start: origin.duration(to: start) / .seconds(1),
+            track: track, name: name, layer: layer, start: origin.duration(to: start) / .seconds(1),
             end: origin.duration(to: end) / .seconds(1))
         finished.withLock { $0.append(span) }
     }

@@ -49,7 +49,7 @@ struct BreakdownTests {
         try TraceFile(spans: Self.spans).write(to: path)
         let trace = try JSONDecoder().decode(Trace.self, from: Data(contentsOf: URL(filePath: path)))
         let names = trace.traceEvents.filter { $0.ph == "M" }.compactMap { $0.args["name"] }
-        #expect(names == ["compute", "copy", "disk", "host"])
+        #expect(names == ["compute", "copy", "disk", "cpu", "host"])
         let spans = trace.traceEvents.filter { $0.ph == "X" }
         #expect(spans.count == Self.spans.count)
         let attention = try #require(spans.first { $0.name == "self-attention" })

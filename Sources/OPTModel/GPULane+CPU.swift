@@ -1,0 +1,121 @@
+import CUDA
+import CUDAKernelImage
+import HostRuntime
+import Synchronization
+
+/// Decode steps in which the processor computes attention over the cache in CPU memory.
+extension GPULane {
+    static func cpuAttention(
+        _ weights: GPUWeights, _ workers: CPUWorkers?, rowCapacity: Int, _ context: Context
+    ) throws -> CPUCacheAttention? {
+        let heads = weights.placement.cacheHeads.cpu
+        guard let workers, !heads.isEmpty else { return nil }
+        return try CPUCacheAttention(
+            weights.configuration, pieces: weights.layers.map { $0.attention.map(\.heads) }, heads: heads,
+            workers: workers, rowCapacity: min(rowCapacity, Pass.mostDecodeRows), context: context)
+    }
+
+    /// Whether the processor's threads compute a part of decode steps.
+    public var usesCPU: Bool { cpuAttention != nil }
+
+    /// Puts a decode step into the stream and does the processor's part of it.
+    func computeWithCPU(
+        _ attention: CPUCacheAttention, _ pass: Pass, _ cache: GPUKVCache, _ layout: StepBlock.Layout
+    ) throws {
+        if timeline == nil {
+            try graph(for: pass, cache, layout).launch(on: stream)
+            attention.workers.pool.run(attention)
+        } else {
+            let step = RecordedStep(attention) { [self] () throws(CUDAError) in
+                try enqueue(pass, cache, layout)
+            }
+            attention.workers.pool.run(step)
+            if let error = step.error { throw error }
+        }
+        try checkFailure()
+    }
+
+    /// Whether the GPU is within a step, and nothing that it depends on has failed.
+    var isAtWork: Bool {
+        do {
+            try weights.streamer?.check()
+            return try block.failure.pointee.load(ordering: .relaxed) == 0 && !stream.isIdle
+        } catch {
+            return false
+        }
+    }
+
+    /// Throws why an exchange with the processor did not come about: what stopped the GPU, where that is known.
+    func checkLink() throws {
+        guard let link = cpuAttention?.link, link.fault != nil else { return }
+        try weights.streamer?.check()
+        _ = try stream.isIdle
+        try link.check()
+    }
+
+    // MARK: The GPU's side of an exchange
+
+    /// Hands queries, keys and values of a piece's heads to the processor.
+    func publish(_ exchange: CPUCacheAttention.Exchange, of piece: AttentionPiece, _ pass: Pass)
+        throws(CUDAError)
+    {
+        let link = cpuAttention!.link
+        // Queries, keys and values of a row are rows of their own here.
+        try kernels.link.publish(
+            tandem_gpu_publish(
+                from: scratch.qkv + offset(of: exchange, in: piece), to: link.inputAddress,
+                step: stepNumberAddress, word: link.inputWordAddress(exchange.number),
+                counter: scratch.counters, rows: UInt32(3 * pass.rowCount),
+                stride: UInt32(piece.heads.count * configuration.headDimension),
+                columns: UInt32(exchange.heads.count * configuration.headDimension)), on: stream)
+    }
+
+    /// Lets the stream wait for the attended rows and puts them where attention of the piece's other heads puts its own.
+    func take(_ exchange: CPUCacheAttention.Exchange, of piece: AttentionPiece, _ pass: Pass)
+        throws(CUDAError)
+    {
+        let link = cpuAttention!.link
+        try span("waiting for the CPU") { () throws(CUDAError) in
+            try kernels.link.await(
+                tandem_gpu_await(
+                    from: link.answerAddress, to: scratch.attended + offset(of: exchange, in: piece),
+                    step: stepNumberAddress, word: link.answerWordAddress(exchange.number),
+                    abort: link.abortAddress, rows: UInt32(pass.rowCount),
+                    stride: UInt32(piece.heads.count * configuration.headDimension),
+                    columns: UInt32(exchange.heads.count * configuration.headDimension),
+                    timeout_nanoseconds: UInt64(link.limits.gpuSeconds * 1e9)), on: stream)
+        }
+        // Where the step is recorded it is this thread that launches it, too, and the others are waiting.
+        if timeline != nil { cpuAttention!.take(exchange, 0) }
+    }
+
+    /// Bytes in front of the exchange's heads in a row of the piece.
+    private func offset(of exchange: CPUCacheAttention.Exchange, in piece: AttentionPiece) -> UInt64 {
+        UInt64((exchange.heads.lowerBound - piece.heads.lowerBound) * configuration.headDimension * 2)
+    }
+
+    private var stepNumberAddress: UInt64 { scratch.step + UInt64(StepBlock.Layout.stepNumber) }
+}
+
+/// A decode step that is launched kernel by kernel, by the leader, which takes its part of each exchange when it has
+/// launched the kernels up to there: a stream takes only so many launches ahead of the GPU, which waits for the answer.
+private final class RecordedStep: WorkerTask, @unchecked Sendable {  // all but `attention` is the leader's
+    private let attention: CPUCacheAttention
+    private let launch: () throws(CUDAError) -> Void
+    private(set) var error: CUDAError?
+
+    init(_ attention: CPUCacheAttention, launch: @escaping () throws(CUDAError) -> Void) {
+        self.attention = attention
+        self.launch = launch
+    }
+
+    func run(worker: Int) {
+        if worker > 0 { return attention.run(worker: worker) }
+        do throws(CUDAError) {
+            try launch()
+        } catch {
+            self.error = error
+            attention.link.abort(.gpuFailed)
+        }
+    }
+}
