@@ -63,6 +63,7 @@ let package = Package(
             name: "OPTModelTests",
             dependencies: [
                 "OPTModel", "Placement", "CUDA", "CUDAKernelImage", "CPUKernels", "HostRuntime",
+                "AllocationCounter",
                 .product(name: "SystemPackage", package: "swift-system"),
             ]),
         .testTarget(

@@ -115,6 +115,33 @@ import Testing
         }
     }
 
+    @Test(
+        arguments: GoldenCase.all.filter { $0.checkpoint.hasPrefix("safetensors") },
+        CPUCacheAttentionCases.caches)
+    func `the processor's attention over the cache in CPU memory gives the same tokens`(
+        golden: GoldenCase, cache: [Double]
+    ) throws {
+        for placement in CPUCacheAttentionCases.placements {
+            let request = try PlacementRequest(perLayerPercent: placement, cachePercent: cache)
+            let model = try LoadedModel(golden.folder, onGPU: request, cpu: LoadedModel.CPUPart())
+            #expect(model.gpuLane?.usesCPU == true)
+            for prompts in [golden.prompts, [golden.prompts[1]], golden.prompts] {
+                let result = try model.decodeGreedily(
+                    prompts.map(\.ids), steps: prompts[0].tokens.count, choosesOnLane: true)
+                for (tokens, prompt) in zip(result.tokens, prompts) { #expect(tokens == prompt.tokens) }
+            }
+        }
+    }
+
+    @Test(arguments: [false, true])
+    func `an abort of the link in the middle of a generation is an error, not a hang`(isRecorded: Bool) throws
+    {
+        let golden = try #require(GoldenCase.all.first { $0.name == "pre-norm" })
+        let request = try PlacementRequest(perLayerPercent: Self.placements[0], cachePercent: [0, 100])
+        let model = try LoadedModel(golden.folder, onGPU: request, cpu: LoadedModel.CPUPart())
+        try CPUCacheAttentionCases.expectError(ofAbortIn: model, golden, isRecorded: isRecorded)
+    }
+
     @Test func `one staging slot gives the same tokens as four`() throws {
         let golden = try #require(GoldenCase.all.first { $0.name == "pre-norm" })
         let request = try PlacementRequest(perLayerPercent: Self.placements[4])

@@ -14,6 +14,7 @@ struct LoadedModel {
     let pool: WorkerPool
     let configuration: OPTConfiguration
     private(set) var gpuWeights: GPUWeights?
+    var gpuLane: GPULane? { decoder.lane as? GPULane }
 
     struct Result {
         var tokens: [[Int32]]
@@ -39,18 +40,26 @@ struct LoadedModel {
         self.configuration = configuration
     }
 
+    /// The processor's part of decode steps on the GPU.
+    struct CPUPart {
+        var workerCount = 2
+        var linkLimits = LaneLink.TimeLimits()
+    }
+
     /// The model on the GPU, with its weights as `request` has them.
     ///
-    /// - Parameter context: nil for the machine's first GPU.
+    /// - Parameters:
+    ///   - context: nil for the machine's first GPU.
+    ///   - cpu: threads that compute attention over the cache in CPU memory; nil for the GPU to do so.
     init(
         _ folder: FilePath, onGPU request: PlacementRequest, stagingSlotCount: Int = 4,
         cacheSlotCount: Int = GPULane.defaultCacheSlotCount, rowCapacity: Int = GPULane.mostRows,
-        offloadFolder: FilePath = "/var/tmp", context: Context? = nil
+        offloadFolder: FilePath = "/var/tmp", context: Context? = nil, cpu: CPUPart? = nil
     ) throws {
         try self.init(
             OPTConfiguration(folder: folder), source: try CheckpointFiles(folder: folder), onGPU: request,
             stagingSlotCount: stagingSlotCount, cacheSlotCount: cacheSlotCount, rowCapacity: rowCapacity,
-            offloadFolder: offloadFolder, context: context)
+            offloadFolder: offloadFolder, context: context, cpu: cpu)
     }
 
     /// - Parameter usesStepKernel: steps of one sequence may be one kernel.
@@ -58,11 +67,11 @@ struct LoadedModel {
         _ configuration: OPTConfiguration, source: some TensorSource, onGPU request: PlacementRequest,
         stagingSlotCount: Int = 4, cacheSlotCount: Int = GPULane.defaultCacheSlotCount,
         rowCapacity: Int = GPULane.mostRows, offloadFolder: FilePath = "/var/tmp", context: Context? = nil,
-        usesStepKernel: Bool = true
+        usesStepKernel: Bool = true, cpu: CPUPart? = nil
     ) throws {
         let library = context == nil ? try? CUBLASLt.shared.get() : nil
         let context = try context ?? Context(device: CUDADriver.load().device())
-        pool = WorkerPool(workerCount: 2)
+        pool = WorkerPool(workerCount: cpu?.workerCount ?? 2)
         self.configuration = configuration
         let weights = try GPULane.loadWeights(
             configuration, placement: Placement(configuration.shape, request),
@@ -70,10 +79,12 @@ struct LoadedModel {
             options: GPUWeights.Options(stagingSlotCount: stagingSlotCount, offloadFolder: offloadFolder)
         ) { _, _ in }
         gpuWeights = weights
+        var workers = CPUWorkers(pool, kernels: fastestKernels!)
+        if let cpu { workers.linkLimits = cpu.linkLimits }
         decoder = Decoder(
             try GPULane(
                 weights, context: context, rowCapacity: rowCapacity, cacheSlotCount: cacheSlotCount,
-                usesStepKernel: usesStepKernel, library: library))
+                usesStepKernel: usesStepKernel, library: library, cpu: cpu == nil ? nil : workers))
     }
 
     /// - Parameter choosesOnLane: the lane chooses the tokens, and there are no logits.
