@@ -28,6 +28,8 @@ public final class Engine: Sendable {
         /// Weights are copied while earlier ones are used.
         public var overlaps = true
         public var stagingSlotCount = 4
+        /// The CPU computes attention of decode steps over the cache that lies in CPU memory, beside a GPU.
+        public var computesCacheOnCPU = false
         /// Where what lies on disk is written; nil for a folder in the user's cache.
         public var offloadFolder: FilePath?
 
@@ -57,6 +59,8 @@ public final class Engine: Sendable {
     /// The weights in CPU memory where the CPU computes.
     let cpuWeights: OPTWeights?
     let gpuLane: GPULane?
+    /// Whether `Options.computesCacheOnCPU` was asked for.
+    private let asksForCacheComputation: Bool
 
     /// `load` has made sure that the processor has them.
     var kernels: UnsafePointer<tandem_cpu_kernels> { instructionSet.kernels! }
@@ -69,6 +73,14 @@ public final class Engine: Sendable {
     }
     /// Where everything lies; nil where the CPU computes alone.
     public var placement: Placement? { gpuLane?.weights.placement }
+    /// Whether the CPU computes attention of decode steps over the cache in CPU memory, beside a GPU.
+    public var computesCacheOnCPU: Bool { gpuLane?.usesCPU ?? false }
+    /// Who does, in a sentence; nil where there is no such cache, and nothing was asked for.
+    public var cacheComputationLine: String? {
+        if let placement { return placement.cacheComputationLine(isAskedOfCPU: asksForCacheComputation) }
+        return asksForCacheComputation
+            ? "--cpu-cache-compute has no effect: the CPU computes everything" : nil
+    }
     /// The GPU that computes, by name; nil where the CPU does.
     public var gpuName: String? { gpuLane?.context.device.name }
 
@@ -119,6 +131,7 @@ public final class Engine: Sendable {
         self.instructionSet = instructionSet
         self.leader = leader
         self.pool = pool
+        asksForCacheComputation = options.computesCacheOnCPU
         let source: any TensorSource
         switch model {
         case .random(let configuration):

@@ -55,6 +55,25 @@ public struct HardwareProfiler: Sendable {
         try await engine.leader.perform { [engine] in try engine.gpuLane?.measureDiskReadRate() }
     }
 
+    /// Bytes a second of a plain loop that reads CPU memory in order, for what the CPU reads beside a GPU; nil where it
+    /// reads nothing.
+    public func memoryReadRateBesideGPU() async throws -> Double? {
+        guard engine.computesCacheOnCPU else { return nil }
+        // Many times what a processor's caches hold.
+        let most = 1 << 30
+        let byteCount = min(most, (HostMemory.availableByteCount ?? most) / 4)
+        return try await engine.leader.perform { [engine] in
+            let memory = try HostBuffer(byteCount: byteCount)
+            engine.pool.firstTouch(base: memory.baseAddress, byteCount: byteCount)
+            let task = ReadTask(
+                regions: [UnsafeRawBufferPointer(start: memory.baseAddress, count: byteCount)],
+                read: engine.kernels.pointee.read_in_order, workerCount: engine.threadCount)
+            let start = ContinuousClock.now
+            engine.pool.run(task)
+            return Double(task.byteCount) / start.duration(to: .now).seconds
+        }
+    }
+
     private func seconds(_ task: any WorkerTask) async throws -> Double {
         try await engine.leader.perform { [engine] in
             let start = ContinuousClock.now

@@ -97,8 +97,9 @@ struct LaneLoader {
         }
         return try phases.measure("kernels and scratch") {
             try GPULane(
-                weights, context: context, cacheSlotCount: cacheSlotCount, library: library
-            )
+                weights, context: context, cacheSlotCount: cacheSlotCount,
+                library: library,
+                cpu: options.computesCacheOnCPU ? CPUWorkers(pool, kernels: kernels) : nil)
         }
     }
 

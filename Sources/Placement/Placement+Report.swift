@@ -24,6 +24,16 @@ extension Placement {
         return lines
     }
 
+    /// Who computes attention of decode steps over the cache in CPU memory; nil where none lies there, and the CPU was
+    /// not asked to.
+    public func cacheComputationLine(isAskedOfCPU: Bool) -> String? {
+        if !cacheHeads.cpu.isEmpty {
+            return "attention over the cache in CPU memory: "
+                + (isAskedOfCPU ? "decode on the CPU, prefill on the GPU" : "on the GPU, over PCIe")
+        }
+        return isAskedOfCPU ? "--cpu-cache-compute has no effect: no cache lies in CPU memory" : nil
+    }
+
     private static func label(_ text: String) -> String {
         let width = 2 + LayerKind.allCases.map(\.label.count).max()!
         return text + String(repeating: " ", count: width - text.count)

@@ -79,31 +79,32 @@ struct BenchReport: Codable {
         weightBytesPerStep = engine.weightByteCountPerToken
         keyValueBytesPerStep = steps.isEmpty ? 0 : generation.keyValueReadByteCount / steps.count
         self.limits = limits
-        let stepBytes = weightBytesPerStep + keyValueBytesPerStep
         gpu = engine.gpuName
         peakGPUMemoryBytes = engine.usedGPUByteCount
-        placement = engine.placement?.reportLines ?? []
+        placement = (engine.placement?.reportLines ?? []) + [engine.cacheComputationLine].compactMap { $0 }
         if let placement = engine.placement {
-            let fromCPU = placement.streamedByteCount(from: .cpu)
-            let fromDisk = placement.streamedByteCount(from: .disk)
-            // Attention reads the cache's heads in CPU memory over PCIe, and those on disk where they were read to.
-            let cacheFromCPU = placement.cacheByteCount(on: .cpu, of: keyValueBytesPerStep)
-            let cacheFromDisk = placement.cacheByteCount(on: .disk, of: keyValueBytesPerStep)
+            let traffic = DecodeTraffic(
+                placement, weights: weightBytesPerStep, cache: keyValueBytesPerStep,
+                computesCacheOnCPU: engine.computesCacheOnCPU)
             resources = [
                 ResourceUse(
-                    "GPU memory", bytesPerStep: stepBytes - cacheFromCPU - cacheFromDisk,
-                    stepSeconds: meanStep, sustained: limits.gpuReadBytesPerSecond),
+                    "GPU memory", bytesPerStep: traffic.gpuMemory, stepSeconds: meanStep,
+                    sustained: limits.gpuReadBytesPerSecond),
                 ResourceUse(
-                    "PCIe to the GPU", bytesPerStep: fromCPU + fromDisk + cacheFromCPU + cacheFromDisk,
-                    stepSeconds: meanStep, sustained: limits.uploadBytesPerSecond),
+                    "PCIe to the GPU", bytesPerStep: traffic.pcie, stepSeconds: meanStep,
+                    sustained: limits.uploadBytesPerSecond),
                 ResourceUse(
-                    "disk", bytesPerStep: fromDisk + cacheFromDisk, stepSeconds: meanStep,
+                    "CPU memory", bytesPerStep: traffic.cpuMemory, stepSeconds: meanStep,
+                    sustained: limits.readBytesPerSecond),
+                ResourceUse(
+                    "disk", bytesPerStep: traffic.disk, stepSeconds: meanStep,
                     sustained: limits.diskReadBytesPerSecond),
             ].compactMap { $0 }
         } else {
             resources = [
                 ResourceUse(
-                    "CPU memory", bytesPerStep: stepBytes, stepSeconds: meanStep,
+                    "CPU memory", bytesPerStep: weightBytesPerStep + keyValueBytesPerStep,
+                    stepSeconds: meanStep,
                     sustained: limits.readBytesPerSecond)
             ].compactMap { $0 }
         }

@@ -65,7 +65,12 @@ struct Generate: AsyncParsableCommand {
         }
         printer.finish()
         if json { try printDocument(engine, printer.completions, reports) }
-        if !quiet { printStatistics(engine, reports) }
+        if !quiet {
+            printStatistics(engine, reports)
+            if try placement.computesCacheOnCPU, let line = engine.cacheComputationLine {
+                writeToStandardError(line + "\n")
+            }
+        }
         if InterruptWatcher.wasInterrupted { throw ExitCode(130) }
     }
 

@@ -2,7 +2,7 @@ import Engine
 
 /// What the machine sustained, measured in the run that it is compared with; nil for what the run does not use.
 struct MachineLimits: Codable {
-    /// A plain loop over the weights in CPU memory, in order.
+    /// A plain loop over CPU memory, in order: over the weights where the CPU computes alone.
     var readBytesPerSecond: Double?
     /// Several streams side by side.
     var fastestReadBytesPerSecond: Double?
@@ -22,6 +22,7 @@ extension MachineLimits {
         if gpuReadBytesPerSecond != nil {
             uploadBytesPerSecond = try await profiler.uploadRate()
             diskReadBytesPerSecond = try await profiler.diskReadRate()
+            readBytesPerSecond = try await profiler.memoryReadRateBesideGPU()
         } else {
             readBytesPerSecond = try await profiler.readRate()
             fastestReadBytesPerSecond = try await profiler.fastestReadRate()

@@ -76,17 +76,13 @@ struct PlacementArguments: ParsableArguments {
 
     /// `options` with the placement that was asked for.
     func engineOptions(_ options: Engine.Options) throws -> Engine.Options {
-        if try computesCacheOnCPU {
-            throw ValidationError(
-                "--cpu-cache-compute is not there yet: the GPU reads the cache in CPU memory itself; leave it out"
-            )
-        }
         var options = options
         options.placement = try request
         options.cacheShares = try cacheShares
         options.pinsWeights = try pinsWeights
         options.overlaps = try overlaps
         options.stagingSlotCount = stagingSlots
+        options.computesCacheOnCPU = try computesCacheOnCPU
         options.offloadFolder = offloadDir.map { FilePath($0) }
         return options
     }

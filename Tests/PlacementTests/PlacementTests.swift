@@ -111,6 +111,22 @@ struct PlacementTests {
         #expect(Placement(.opt30B, balanced).computesOnCPU)
     }
 
+    @Test func `the report says who computes over the cache in CPU memory`() throws {
+        func line(_ cache: [Double], isAskedOfCPU: Bool) throws -> String? {
+            let request = try PlacementRequest(
+                perLayerPercent: [100, 0, 100, 0, 100, 0, 100, 0], cachePercent: cache)
+            return Placement(.opt6_7B, request).cacheComputationLine(isAskedOfCPU: isAskedOfCPU)
+        }
+        let start = "attention over the cache in CPU memory: "
+        #expect(
+            try line([50, 50], isAskedOfCPU: true) == start + "decode on the CPU, prefill on the GPU")
+        #expect(try line([0, 100], isAskedOfCPU: false) == start + "on the GPU, over PCIe")
+        #expect(try line([100, 0], isAskedOfCPU: false) == nil)
+        #expect(
+            try line([100, 0], isAskedOfCPU: true)
+                == "--cpu-cache-compute has no effect: no cache lies in CPU memory")
+    }
+
     @Test func `the report has asked and got of every kind`() throws {
         var shape = ModelShape.opt6_7B
         shape.headCount = 64

@@ -15,7 +15,7 @@ struct LowLatencyCommandTests {
             (["--staging-slots", "1"], 64, "--staging-slots"),
             (["--debug-mode", "verbose"], 64, "breakdown"),
             (["--gen-len", "0"], 64, "--gen-len"),
-            (["--cpu-cache-compute"], 64, "--cpu-cache-compute"),
+            (["--cpu-cache-compute=perhaps"], 64, "--cpu-cache-compute"),
         ])
     func `a mistake in the placement is one sentence`(arguments: [String], status: Int, sentence: String)
         throws
@@ -84,6 +84,40 @@ struct LowLatencyCommandTests {
         let refused = try run("/dev/null/nowhere")
         #expect(refused.status == 1)
         #expect(refused.errors.contains("disk"), "\(refused.errors)")
+    }
+
+    @Test(.enabled(if: hasGPU, "there is no GPU"), arguments: [false, true])
+    func `a cache in CPU memory passes through PCIe, unless the CPU computes on it`(onCPU: Bool) throws {
+        let result = try Program.run(
+            [
+                "low-latency-opt", "--model", "facebook/opt-125m", "--path", "_DUMMY_", "--prompt-len", "64",
+                "--gen-len", "4", "--cache-percent", "0", "100", "--per-layer-percent", "100", "0", "100",
+                "0", "100", "0", "100", "0",
+            ] + (onCPU ? ["--cpu-cache-compute"] : []))
+        #expect(result.status == 0, "\(result.errors)")
+        #expect(result.output.contains("decode on the CPU, prefill on the GPU") == onCPU)
+        #expect(result.output.contains("through PCIe to the GPU") != onCPU)
+        #expect(result.output.contains("through CPU memory") == onCPU)
+    }
+
+    @Test(arguments: ["bench", "generate"])
+    func `without a cache that a GPU would have to fetch the switch says that it does nothing`(
+        command: String
+    )
+        throws
+    {
+        let workload =
+            command == "bench"
+            ? ["--model", "facebook/opt-125m", "--prompt-len", "4", "--gen-len", "2"]
+            : ["--prompt", "Once", "--max-tokens", "2"]
+        func text(_ arguments: [String]) throws -> String {
+            let result = try Program.run([command, "--device", "cpu"] + workload + arguments)
+            #expect(result.status == 0, "\(result.errors)")
+            return result.output + result.errors
+        }
+        let sentence = "--cpu-cache-compute has no effect: the CPU computes everything"
+        #expect(try text(["--cpu-cache-compute"]).contains(sentence))
+        #expect(try !text(["--cpu-cache-compute", "no"]).contains(sentence))
     }
 
     @Test(.enabled(if: hasGPU, "there is no GPU")) func `the GPU writes what the CPU writes`() throws {

@@ -1,0 +1,28 @@
+import Placement
+
+/// The bytes that a decode step moves through the resources of a machine with a GPU.
+///
+/// Weights that are not on the GPU pass through PCIe into its memory, where they are read again. The cache is read where
+/// it lies or, where that is the disk, where it was read to: by the GPU, through PCIe, or what lies in CPU memory by the
+/// processor. The rows that both exchange then are left out: thousandths.
+struct DecodeTraffic: Equatable {
+    var gpuMemory: Int
+    var pcie: Int
+    var cpuMemory: Int
+    var disk: Int
+
+    /// - Parameters:
+    ///   - weights: the bytes of all weights that a step reads.
+    ///   - cache: the bytes of keys and values that a step reads, of all heads.
+    ///   - computesCacheOnCPU: the processor computes attention over the cache in CPU memory.
+    init(_ placement: Placement, weights: Int, cache: Int, computesCacheOnCPU: Bool) {
+        let fromDisk = placement.streamedByteCount(from: .disk)
+        let streamed = placement.streamedByteCount(from: .cpu) + fromDisk
+        let hostCache = placement.cacheByteCount(on: .cpu, of: cache)
+        let diskCache = placement.cacheByteCount(on: .disk, of: cache)
+        gpuMemory = weights + cache - hostCache - diskCache
+        pcie = streamed + diskCache + (computesCacheOnCPU ? 0 : hostCache)
+        cpuMemory = computesCacheOnCPU ? hostCache : 0
+        disk = fromDisk + diskCache
+    }
+}
