@@ -63,13 +63,14 @@ let package = Package(
             name: "OPTModelTests",
             dependencies: [
                 "OPTModel", "Placement", "CUDA", "CUDAKernelImage", "CPUKernels", "HostRuntime",
-                "AllocationCounter",
+                "AllocationsOfThreads",
                 .product(name: "SystemPackage", package: "swift-system"),
             ]),
         .testTarget(
             name: "EngineTests",
             dependencies: [
                 "Engine", "OPTModel", "Placement", "CUDAKernelImage", "AllocationCounter",
+                "AllocationsOfThreads",
                 .product(name: "SystemPackage", package: "swift-system"),
             ]),
         .testTarget(
@@ -79,6 +80,9 @@ let package = Package(
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]),
         .target(name: "AllocationCounter", path: "Tests/AllocationCounter"),
+        .target(
+            name: "AllocationsOfThreads", dependencies: ["AllocationCounter", "HostRuntime"],
+            path: "Tests/AllocationsOfThreads"),
         .testTarget(
             name: "CheckpointsTests",
             dependencies: [

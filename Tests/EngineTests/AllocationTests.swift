@@ -1,4 +1,5 @@
 import AllocationCounter
+import AllocationsOfThreads
 import Foundation
 import HostRuntime
 import OPTModel
@@ -41,15 +42,9 @@ import Testing
                 state.isActive[sequence] = true
             }
             try step(0)
-            let counter = AllocationsOfThreads(engine.pool)
-            // A thread may allocate once more, when it first sleeps, say; a step that does would do so every time.
-            return try (0..<8).map { round -> Int64 in
-                engine.pool.run(counter)
-                let before = counter.total
+            return try AllocationsOfThreads(engine.pool).least(of: 8, engine.pool) { round in
                 for index in 1...8 { try step(8 * round + index) }
-                engine.pool.run(counter)
-                return counter.total - before
-            }.min()!
+            }
         }
         #expect(allocations == 0)
     }
@@ -72,21 +67,4 @@ enum Fixtures {
     }
 
     static let storybook = root.appending("Models/storybook")
-}
-
-/// What each thread of a pool has allocated so far.
-// Each worker writes its own count.
-private final class AllocationsOfThreads: WorkerTask, @unchecked Sendable {
-    private let counts: UnsafeMutableBufferPointer<Int64>
-
-    init(_ pool: WorkerPool) {
-        counts = .allocate(capacity: pool.workerCount)
-        counts.initialize(repeating: 0)
-    }
-
-    deinit { counts.deallocate() }
-
-    var total: Int64 { counts.reduce(0, +) }
-
-    func run(worker: Int) { counts[worker] = tandem_allocations_of_this_thread() }
 }

@@ -1,4 +1,4 @@
-import AllocationCounter
+import AllocationsOfThreads
 import CUDA
 import Glibc
 import HostRuntime
@@ -276,12 +276,13 @@ extension EmulatedGPUTests {
                 pool.run(attention)
             }
             step(1)
-            // Other tests may allocate on their threads at the same time; a step that does would do so every time.
-            let allocations = (0..<8).map { round -> Int64 in
-                tandem_start_counting_allocations()
-                for index in 1...8 { step(1 + 8 * round + index) }
-                return tandem_stop_counting_allocations()
-            }.min()!
+            let allocations = AllocationsOfThreads(pool).least(of: 8, pool) { round in
+                var index = 1
+                while index <= 8 {
+                    step(1 + 8 * round + index)
+                    index += 1
+                }
+            }
             #expect(allocations == 0)
             pthread_join(gpu, nil)
             #expect(link.fault == nil)
