@@ -248,19 +248,17 @@ extension EmulatedGPUTests {
             let token: Int32 = 5
             let link = attention.link
             let exchangeCount = configuration.layerCount
-            // In the GPU's place: the next exchange when the last one is answered. Loops without iterators, which
-            // allocate where nothing is optimized.
+            // In the GPU's place: the next exchange when the last one is answered.
             let gpu = startThread {
-                var index = 0
-                while index < 65 * exchangeCount && link.fault == nil {
-                    let (number, exchange) = (UInt32(1 + index / exchangeCount), index % exchangeCount)
-                    EmulatedGPU.flag(link.inputWordAddress(exchange)).pointee.store(
-                        number, ordering: .releasing)
-                    let answer = EmulatedGPU.flag(link.answerWordAddress(exchange))
-                    while answer.pointee.load(ordering: .acquiring) != number && link.fault == nil {
-                        sched_yield()
+                for number: UInt32 in 1...65 {
+                    for exchange in 0..<exchangeCount {
+                        EmulatedGPU.flag(link.inputWordAddress(exchange)).pointee.store(
+                            number, ordering: .releasing)
+                        let answer = EmulatedGPU.flag(link.answerWordAddress(exchange))
+                        while answer.pointee.load(ordering: .acquiring) != number && link.fault == nil {
+                            sched_yield()
+                        }
                     }
-                    index += 1
                 }
             }
             func step(_ number: Int) {
