@@ -55,7 +55,7 @@ let package = Package(
         .testTarget(
             name: "TokenizationTests",
             dependencies: ["Tokenization", .product(name: "SystemPackage", package: "swift-system")]),
-        .testTarget(name: "HostRuntimeTests", dependencies: ["HostRuntime"]),
+        .testTarget(name: "HostRuntimeTests", dependencies: ["HostRuntime", "SystemShims"]),
         .testTarget(
             name: "CUDATests", dependencies: ["CUDA", "CUDAKernelImage", "HostRuntime", "AllocationCounter"]),
         .testTarget(name: "PlacementTests", dependencies: ["Placement"]),
@@ -76,7 +76,8 @@ let package = Package(
         .testTarget(
             name: "tandemTests",
             dependencies: [
-                "tandem", "Placement", "OPTModel",
+                "tandem", "Placement", "OPTModel", "Engine",
+                .product(name: "SystemPackage", package: "swift-system"),
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]),
         .target(name: "AllocationCounter", path: "Tests/AllocationCounter"),

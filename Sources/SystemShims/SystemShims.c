@@ -21,7 +21,8 @@ int tandem_pin_current_thread(int32_t processor) {
 int32_t tandem_allowed_processors(int32_t *processors, int32_t capacity) {
   cpu_set_t set;
   CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof(set), &set) != 0) return 0;
+  // The first thread's: the calling one may be pinned, or have been started by one that is.
+  if (sched_getaffinity(getpid(), sizeof(set), &set) != 0) return 0;
   int32_t count = 0;
   for (int32_t processor = 0; processor < CPU_SETSIZE; processor++) {
     if (!CPU_ISSET(processor, &set)) continue;

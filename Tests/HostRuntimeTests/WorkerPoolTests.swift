@@ -1,4 +1,6 @@
+import Glibc
 import Synchronization
+import SystemShims
 import Testing
 
 @testable import HostRuntime
@@ -84,5 +86,20 @@ struct HostBufferTests {
         } throws: {
             "\($0)".contains("\(1 << 60) bytes")
         }
+    }
+
+    @Test
+    func `a thread that is pinned, and those that it starts, still see all of the process's processors`() {
+        final class Counts: @unchecked Sendable { var seen: [Int] = [] }
+        let counts = Counts()
+        let expected = WorkerPool.availableProcessorCount
+        let pinned = startThread {
+            tandem_pin_current_thread(0)
+            counts.seen.append(WorkerPool.availableProcessorCount)
+            let child = startThread { counts.seen.append(WorkerPool.availableProcessorCount) }
+            pthread_join(child, nil)
+        }
+        pthread_join(pinned, nil)
+        #expect(counts.seen == [expected, expected])
     }
 }
