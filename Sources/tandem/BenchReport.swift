@@ -22,6 +22,8 @@ struct BenchReport: Codable {
     var loadingPhases: [LoadingReport.Phase]
     /// From the program's start to the first token, the measurements left out.
     var startToFirstTokenSeconds: Double?
+    /// When the limits were measured, where they were not in this run.
+    var limitsDate: String?
 
     var prefillSeconds: Double
     var decodeSeconds: Double
@@ -144,6 +146,7 @@ struct BenchReport: Codable {
                 "per token: p50 \(stepMillisecondsP50.formatted(decimals: 2)) ms   "
                     + "p99 \(stepMillisecondsP99.formatted(decimals: 2)) ms")
         }
+        if let limitsDate { lines.append("limits: as remembered from \(limitsDate)") }
         if let startToFirstTokenSeconds {
             lines.append(
                 "from the program's start to the first token: "

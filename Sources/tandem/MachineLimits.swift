@@ -1,6 +1,8 @@
 import Engine
+import Placement
 
-/// What the machine sustained, measured in the run that it is compared with; nil for what the run does not use.
+/// What the machine sustained, measured in the run that it is compared with, or remembered where that was asked for; nil
+/// for what the run does not use.
 struct MachineLimits: Codable {
     /// A plain loop over CPU memory, in order: over the weights where the CPU computes alone.
     var readBytesPerSecond: Double?
@@ -29,6 +31,16 @@ extension MachineLimits {
             multiplyAddOperationsPerSecond = try await profiler.multiplyAddPeak()
             barrierSeconds = try await profiler.barrierSeconds()
         }
+    }
+
+    /// What is remembered of the machine.
+    init(of profile: HardwareProfile, onGPU: Bool) {
+        if onGPU {
+            gpuReadBytesPerSecond = profile.gpu?.memoryReadBytesPerSecond
+            uploadBytesPerSecond = profile.gpu?.uploadBytesPerSecond
+            diskReadBytesPerSecond = profile.diskReadBytesPerSecond
+        }
+        readBytesPerSecond = profile.processor.memoryReadBytesPerSecond
     }
 
     init(medianOf samples: [MachineLimits]) {

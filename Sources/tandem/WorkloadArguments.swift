@@ -2,6 +2,7 @@ import ArgumentParser
 import Engine
 import FoundationEssentials
 import OPTModel
+import Placement
 
 /// Random prompts of one length, and how much is generated for them; shared by the sub-commands that measure.
 struct WorkloadArguments: ParsableArguments {
@@ -32,6 +33,12 @@ struct WorkloadArguments: ParsableArguments {
             "Write a timeline of computing, copying, disk and host that Perfetto and chrome://tracing open.",
             valueName: "file"))
     var trace: String?
+
+    @Flag(
+        help: ArgumentHelp(
+            "Hold the figures against the bandwidths that tandem doctor remembered, which saves a second or two."
+        ))
+    var rememberedLimits = false
 
     enum DebugMode: String, ExpressibleByArgument, CaseIterable {
         case breakdown
@@ -65,8 +72,10 @@ struct WorkloadArguments: ParsableArguments {
             capacities: Array(repeating: promptLen + genLen, count: batchSize))
         // What has been done so far, but for measuring, stands between the program's start and its first token.
         let secondsBefore = ProcessAge.seconds
-        var samples: [MachineLimits] = []
-        for _ in 0..<3 { samples.append(try await MachineLimits(measuredBy: profiler)) }
+        let remembered = try rememberedLimits ? rememberedProfile() : nil
+        var samples = remembered.map { [MachineLimits(of: $0, onGPU: engine.gpuName != nil)] } ?? []
+        let sampleCount = remembered == nil ? 3 : 0
+        for _ in 0..<sampleCount { samples.append(try await MachineLimits(measuredBy: profiler)) }
         let timeline = debugMode != nil || trace != nil ? try await engine.startTimeline() : nil
         if (debugMode != nil || trace != nil) && timeline == nil {
             throw ValidationError(
@@ -78,13 +87,23 @@ struct WorkloadArguments: ParsableArguments {
         guard let report = generation.report, !InterruptWatcher.wasInterrupted else { throw ExitCode(130) }
         let spans = timeline?.spans() ?? []
         if let trace { try TraceFile(spans: spans).write(to: trace) }
-        for _ in 0..<3 { samples.append(try await MachineLimits(measuredBy: profiler)) }
+        for _ in 0..<sampleCount { samples.append(try await MachineLimits(measuredBy: profiler)) }
         var result = BenchReport(
             engine: engine, generation: report, promptLength: promptLen, generationLength: genLen,
             limits: MachineLimits(medianOf: samples))
         result.startToFirstTokenSeconds = secondsBefore.map { $0 + report.prefillSeconds }
+        result.limitsDate = remembered?.date
         if debugMode == .breakdown { result.breakdown = Breakdown(spans).lines }
         return result
+    }
+
+    private func rememberedProfile() throws -> HardwareProfile {
+        guard let profile = HardwareProfile.remembered() else {
+            throw ValidationError(
+                "--remembered-limits: nothing is remembered of this machine; run tandem doctor once, or leave it out"
+            )
+        }
+        return profile
     }
 
     /// Tokens that any vocabulary has, none of them special.

@@ -1,5 +1,10 @@
 import Foundation
+import Placement
+import SystemPackage
 import Testing
+
+@testable import Engine
+@testable import tandem
 
 struct BenchCommandTests {
     struct Report: Decodable {
@@ -113,4 +118,47 @@ struct BenchCommandTests {
         }
         try file.close()
     }
+
+    @Test func `remembered limits are those of the doctor, and without them it says what to do`() throws {
+        let folder = FileManager.default.temporaryDirectory.appending(path: "cache-\(UUID().uuidString)")
+        defer { try? FileManager.default.removeItem(at: folder) }
+        func run() throws -> Program.Result {
+            try Program.run(
+                [
+                    "bench", "--model", "facebook/opt-125m", "--device", "cpu", "--prompt-len", "4",
+                    "--gen-len",
+                    "2", "--json", "--remembered-limits",
+                ], environment: ["XDG_CACHE_HOME": folder.path])
+        }
+        let refused = try run()
+        #expect(refused.status != 0)
+        #expect(refused.errors.contains("run tandem doctor once"), "\(refused.errors)")
+
+        let machine = HardwareProfile.Machine.current
+        let gpu = machine.gpuName.map {
+            HardwareProfile.GPU(
+                name: $0, memoryByteCount: 1, multiprocessorCount: 1, driverVersion: nil,
+                rates: .init(memoryRead: 1e12, upload: 1e9, download: 1e9))
+        }
+        let profile = HardwareProfile(
+            gpu: gpu,
+            processor: .init(
+                name: machine.processorName, coreCount: machine.coreCount, instructionSet: "avx2",
+                memoryReadBytesPerSecond: 123e9), diskReadBytesPerSecond: nil,
+            together: gpu.map { _ in .init(memoryReadBytesPerSecond: 1e9, uploadBytesPerSecond: 1e9) },
+            date: "2026-01-02T03:04:05Z")
+        try profile.remember(in: FilePath(folder.path).appending("tandem/hardware-profile.json"))
+        let result = try run()
+        #expect(result.status == 0, "\(result.errors)")
+        let report = try JSONDecoder().decode(RememberedReport.self, from: Data(result.output.utf8))
+        #expect(report.limitsDate == profile.date)
+        #expect(report.limits.readBytesPerSecond == 123e9)
+        #expect(report.resources.map(\.sustainedBytesPerSecond) == [123e9])
+    }
+}
+
+private struct RememberedReport: Decodable {
+    var limitsDate: String?
+    var limits: MachineLimits
+    var resources: [ResourceUse]
 }
