@@ -43,12 +43,12 @@ public final class MatrixMultiplier: @unchecked Sendable {  // used by one threa
         self.context = context
         workspace = try DeviceBuffer(byteCount: Self.workspaceByteCount, context: context)
         var handle: OpaquePointer?
-        let status = library.create(&handle)
+        let status = context.withCurrent { library.create(&handle) }
         self.handle = handle
         try Self.check(status, "starting cuBLASLt")
     }
 
-    deinit { if handle != nil { _ = library.destroy(handle) } }
+    deinit { if handle != nil { _ = context.withCurrent { library.destroy(handle) } } }
 
     /// y = relu(x · Wᵀ + bias), or y += x · W + bias.
     ///
@@ -70,11 +70,14 @@ public final class MatrixMultiplier: @unchecked Sendable {  // used by one threa
         }
         var one: Float = 1
         var beta: Float = product.addsToFloat ? 1 : 0
-        let status = plan.algorithm.withUnsafeBytes { algorithm in
-            // Its matrices lie by columns: y's transposed is the weights times x's transposed.
-            library.multiply(
-                handle, plan.description, &one, weights, plan.weights, x, plan.x, &beta, y, plan.y, y, plan.y,
-                algorithm.baseAddress!, workspace.address, Self.workspaceByteCount, stream.handle)
+        // The first time the library loads a kernel, and that waits for the whole GPU.
+        let status = context.withCurrent {
+            plan.algorithm.withUnsafeBytes { algorithm in
+                // Its matrices lie by columns: y's transposed is the weights times x's transposed.
+                library.multiply(
+                    handle, plan.description, &one, weights, plan.weights, x, plan.x, &beta, y, plan.y, y,
+                    plan.y, algorithm.baseAddress!, workspace.address, Self.workspaceByteCount, stream.handle)
+            }
         }
         try Self.check(status, "multiplying \(product.rows) rows, \(product.inputs) -> \(product.outputs)")
         return true
@@ -82,7 +85,8 @@ public final class MatrixMultiplier: @unchecked Sendable {  // used by one threa
 
     private func plan(_ product: MatrixProduct) -> Plan? {
         if let known = plans[product] { return known }
-        let plan = Plan(product, library, handle)
+        var plan: Plan?
+        context.whileKernelsWait { plan = Plan(product, library, handle) }
         plans[product] = .some(plan)
         return plan
     }

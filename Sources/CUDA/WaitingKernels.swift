@@ -1,6 +1,7 @@
 import Glibc
 
-/// Keeps the driver's calls that wait for the whole GPU apart from kernels that wait for calls of the driver.
+/// Keeps the driver's calls that wait for the whole GPU apart from kernels that wait for calls of the driver, and kernels
+/// whose blocks wait for each other apart from others of that kind.
 ///
 /// Freeing memory, and at times making it, waits for every kernel, and holds up all other calls meanwhile. A kernel that
 /// waits for a copy which has yet to be asked for would then wait until it gives up. One lock for the process: all of

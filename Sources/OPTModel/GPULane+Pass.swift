@@ -8,7 +8,10 @@ extension GPULane {
     func enqueue(_ pass: Pass, _ cache: GPUKVCache, _ layout: StepBlock.Layout) throws(CUDAError) {
         try stream.upload(block.input, to: scratch.step, byteCount: layout.byteCount)
         try span("embedding") { () throws(CUDAError) in try embed(pass, layout) }
-        if try enqueueWhole(pass, cache, layout) { return }
+        if isWhole(pass, cache) {
+            try stepKernel!.enqueue(row: scratch.step + UInt64(layout.rows), kernels: kernels, on: stream)
+            return try sample(pass, layout)
+        }
         for (index, layer) in weights.layers.enumerated() {
             try span("self-attention", layer: index) { () throws(CUDAError) in
                 try attention(layer, index, pass, cache, layout)
@@ -29,17 +32,11 @@ extension GPULane {
         }
     }
 
-    /// Puts in all layers, logits and sampling as one kernel and another, where that can be: one sequence's step, all
-    /// of it in GPU memory. What is recorded goes operation by operation, so that each is seen.
-    private func enqueueWhole(_ pass: Pass, _ cache: GPUKVCache, _ layout: StepBlock.Layout) throws(CUDAError)
-        -> Bool
-    {
-        guard stepKernel != nil, timeline == nil, pass.isDecode, pass.rowCount == 1,
-            cache.heads.gpu.count == configuration.headCount
-        else { return false }
-        try stepKernel!.enqueue(row: scratch.step + UInt64(layout.rows), kernels: kernels, on: stream)
-        try sample(pass, layout)
-        return true
+    /// Whether all layers and the logits are one kernel: one sequence's step, all of it in GPU memory. What is recorded
+    /// goes operation by operation, so that each is seen.
+    func isWhole(_ pass: Pass, _ cache: GPUKVCache) -> Bool {
+        stepKernel != nil && timeline == nil && pass.isDecode && pass.rowCount == 1
+            && cache.heads.gpu.count == configuration.headCount
     }
 
     /// Records what `body` puts into the stream, where something is being recorded.

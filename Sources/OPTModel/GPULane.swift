@@ -193,7 +193,8 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
             if pass.isDecode {
                 cpuAttention?.begin(batch, cache: cache, step: stepNumber, timeline: timeline)
             }
-            if weights.streamer == nil && cpuAttention == nil {
+            // Blocks of a whole step wait for each other: they must not share the GPU with those of another lane's.
+            if weights.streamer == nil && cpuAttention == nil && !isWhole(pass, cache) {
                 try run(pass, cache, layout)
             } else {
                 try context.whileKernelsWait { try run(pass, cache, layout) }
