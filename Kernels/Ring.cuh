@@ -70,6 +70,28 @@ __device__ __forceinline__ void copy_box(uint32_t to, const void *map, uint32_t 
       : "memory");
 }
 
+/// Without a word to the L2 cache: other blocks read the same.
+__device__ __forceinline__ void copy_box(uint32_t to, const void *map, uint32_t column, uint32_t row,
+                                         uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, "
+      "%3}], "
+      "[%4];" ::"r"(to),
+      "l"(map), "r"(column), "r"(row), "r"(barrier)
+      : "memory");
+}
+
+/// Bytes that lie one behind the other; addresses and count are multiples of 16.
+__device__ __forceinline__ void copy_bytes(uint32_t to, const void *from, uint32_t count, uint32_t barrier,
+                                           uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, "
+      "[%3], "
+      "%4;" ::"r"(to),
+      "l"(from), "r"(count), "r"(barrier), "l"(policy)
+      : "memory");
+}
+
 /// Brings a tensor map near before its first use.
 __device__ __forceinline__ void prefetch_map(const void *map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");

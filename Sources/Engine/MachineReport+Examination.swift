@@ -110,7 +110,7 @@ extension MachineReport {
     }
 
     private mutating func check(_ context: Context, _ options: Options) {
-        let check = GPUOperationCheck(isQuick: options.isQuick)
+        let check = GPUOperationCheck(for: context.device, isQuick: options.isQuick)
         checkCount = check.count
         do {
             try check.run(on: context) { checks.append($0) }

@@ -50,8 +50,8 @@ final class DecodeStepKernel: @unchecked Sendable {  // arguments are addresses
         let logits = try TensorMap(
             ofOutputsBy: hidden, at: weights.logits[0].table, outputs: configuration.vocabularySize,
             context: context)
-        try Self.upload(table, to: base + layers, on: stream)
-        try Self.upload([logits.words], to: base + logitsMap, on: stream)
+        try stream.uploadAndWait(table, to: base + layers)
+        try stream.uploadAndWait([logits.words], to: base + logitsMap)
         try stream.fill(base + exchange, with: 0xff, byteCount: exchangeByteCount)
         try stream.fill(base + counters, byteCount: 8)
 
@@ -80,12 +80,8 @@ final class DecodeStepKernel: @unchecked Sendable {  // arguments are addresses
     private static func takes(
         _ configuration: OPTConfiguration, _ weights: GPUWeights, _ kernels: GPUKernels
     ) -> Bool {
-        let isWhole = weights.layers.allSatisfy {
-            $0.attention.count == 1 && $0.attention[0].streamIndex == nil && $0.mlp.count == 1
-                && $0.mlp[0].streamIndex == nil
-        }
-        return isWhole && weights.logits.count == 1 && weights.logits[0].streamIndex == nil
-            && configuration.normalizesBefore && configuration.hasFinalLayerNorm && weights.projectIn == 0
+        weights.isWholeOnGPU && configuration.normalizesBefore && configuration.hasFinalLayerNorm
+            && weights.projectIn == 0
             && configuration.layerCount <= Int(TANDEM_GPU_DECODE_LAYERS) && configuration.hiddenSize % 64 == 0
             && configuration.feedForwardSize % 8 == 0
             && kernels.canDecodeStep(
@@ -128,18 +124,6 @@ final class DecodeStepKernel: @unchecked Sendable {  // arguments are addresses
                         mlp_norm_bias: layer.mlpNorm.bias, fc1_bias: layer.fc1Bias, fc2_bias: layer.fc2Bias)))
         }
         return table
-    }
-
-    /// Waits until the copy is done.
-    private static func upload<Element: BitwiseCopyable>(
-        _ elements: [Element], to address: UInt64, on stream: Stream
-    ) throws(CUDAError) {
-        let memory = UnsafeMutableBufferPointer<Element>.allocate(capacity: elements.count)
-        defer { memory.deallocate() }
-        _ = memory.initialize(from: elements)
-        try stream.upload(
-            memory.baseAddress!, to: address, byteCount: elements.count * MemoryLayout<Element>.stride)
-        try stream.synchronize()
     }
 }
 

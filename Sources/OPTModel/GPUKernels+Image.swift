@@ -4,13 +4,16 @@ import CUDAKernelImage
 extension GPUKernels {
     /// The kernels in the best image that the context's GPU can run.
     convenience init(_ context: Context) throws(CUDAError) {
-        let capability = context.device.computeCapability
-        let images = KernelImage.all
-        let image = images.first { $0.runs(on: capability) }
         try self.init(
-            try Module(images: images, context: context),
+            try Module(images: KernelImage.all, context: context),
             multiprocessorCount: context.device.multiprocessorCount,
-            hasClusters: (image?.computeCapability ?? 0) >= 90)
+            hasCopyEngine: Self.hasCopyEngine(context.device))
+    }
+
+    /// Whether the image for the GPU has the kernels that use the copy engine and clusters.
+    static func hasCopyEngine(_ device: Device) -> Bool {
+        let image = KernelImage.all.first { $0.runs(on: device.computeCapability) }
+        return (image?.computeCapability ?? 0) >= 90
     }
 }
 

@@ -12,16 +12,18 @@ final class GPUKernels: Sendable {
         readKernel: KernelFunction
     private let storeKernels, decodeKernels, prefillKernels: HeadDimensionKernels
     private let linearNormalizedKernel, linearClusterKernel: KernelFunction
-    private let hasClusters: Bool
+    private let hasCopyEngine: Bool
     private let linearKernels, linearTransposedKernels: FewRowsKernels
     private let gemmKernels: GEMMKernels
     private let decodeStepKernels: DecodeStepKernels?
+    let boxes: BoxKernels?
+    private let attentionRowsKernels: AttentionRowsKernels?
     let link: LinkKernels
 
-    /// - Parameter hasClusters: the module's image was made for 9.0 or newer.
-    init(_ module: Module, multiprocessorCount: Int, hasClusters: Bool) throws(CUDAError) {
+    /// - Parameter hasCopyEngine: the module's image was made for 9.0 or newer.
+    init(_ module: Module, multiprocessorCount: Int, hasCopyEngine: Bool) throws(CUDAError) {
         self.multiprocessorCount = multiprocessorCount
-        self.hasClusters = hasClusters
+        self.hasCopyEngine = hasCopyEngine
         linearNormalizedKernel = try module.function(named: "tandem_kernel_linear_normalized")
         linearClusterKernel = try module.function(named: "tandem_kernel_linear_transposed_cluster")
         embedKernel = try module.function(named: "tandem_kernel_embed")
@@ -36,7 +38,9 @@ final class GPUKernels: Sendable {
         linearKernels = try FewRowsKernels(module, "tandem_kernel_linear")
         linearTransposedKernels = try FewRowsKernels(module, "tandem_kernel_linear_transposed")
         gemmKernels = try GEMMKernels(module, multiprocessorCount: multiprocessorCount)
-        decodeStepKernels = hasClusters ? try DecodeStepKernels(module) : nil
+        decodeStepKernels = hasCopyEngine ? try DecodeStepKernels(module) : nil
+        boxes = hasCopyEngine ? try BoxKernels(module) : nil
+        attentionRowsKernels = hasCopyEngine ? try AttentionRowsKernels(module) : nil
         link = try LinkKernels(module)
         for dimension in HeadDimensionKernels.dimensions {
             try prefillKernels[dimension].setMaxDynamicSharedByteCount(
@@ -102,7 +106,7 @@ final class GPUKernels: Sendable {
         let outputTiles = divideUp(Int(a.outputs), 64)
         let rowTiles = divideUp(Int(a.rows), 8)
         let splits = splitCount(outputTiles: outputTiles, inputs: Int(a.inputs))
-        let isCluster = hasClusters && rowTiles == 1 && splits == Self.clusterBlocks
+        let isCluster = hasCopyEngine && rowTiles == 1 && splits == Self.clusterBlocks
         a.split_count = UInt32(splits)
         try stream.launch(
             isCluster ? linearClusterKernel : linearTransposedKernels.byRowTiles[rowTiles - 1],
@@ -123,9 +127,26 @@ final class GPUKernels: Sendable {
     }
 
     func attentionDecode(_ a: tandem_gpu_attention_decode, on stream: Stream) throws(CUDAError) {
+        // Where rows and heads fill the multiprocessors, three blocks each, a sequence need not be cut.
+        if a.on_host == 0 && Int(a.heads * a.row_count) >= 3 * multiprocessorCount,
+            try attentionRows(a, on: stream)
+        {
+            return
+        }
         try stream.launch(
             decodeKernels[Int(a.head_dimension)], grid: (Int(a.part_count), Int(a.heads), Int(a.row_count)),
             block: 256, isProgrammatic: true, arguments: a)
+    }
+
+    /// `attentionDecode` without cutting any sequence.
+    ///
+    /// - Returns: false where there is no kernel for it, and nothing was done.
+    func attentionRows(_ a: tandem_gpu_attention_decode, on stream: Stream) throws(CUDAError) -> Bool {
+        guard let kernel = attentionRowsKernels?[Int(a.head_dimension)] else { return false }
+        try stream.launch(
+            kernel, grid: (Int(a.heads), Int(a.row_count), 1), block: Int(TANDEM_GPU_ATTENTION_ROWS_BLOCK),
+            sharedByteCount: Int(TANDEM_GPU_ATTENTION_ROWS_SHARED_BYTES), isProgrammatic: true, arguments: a)
+        return true
     }
 
     func attentionPrefill(
@@ -228,6 +249,29 @@ private struct FewRowsKernels: Sendable {
         for tiles in 1...4 { kernels.append(try module.function(named: "\(name)_\(tiles)")) }
         byRowTiles = kernels
         anySize = try module.function(named: "\(name)_any")
+    }
+}
+
+/// Attention of many rows, in the image for 9.0 alone.
+private struct AttentionRowsKernels: Sendable {
+    private let of64, of80, of128: KernelFunction
+
+    init(_ module: Module) throws(CUDAError) {
+        of64 = try module.function(named: "tandem_kernel_attention_rows_64")
+        of80 = try module.function(named: "tandem_kernel_attention_rows_80")
+        of128 = try module.function(named: "tandem_kernel_attention_rows_128")
+        for kernel in [of64, of80, of128] {
+            try kernel.setMaxDynamicSharedByteCount(Int(TANDEM_GPU_ATTENTION_ROWS_SHARED_BYTES))
+        }
+    }
+
+    subscript(headDimension: Int) -> KernelFunction? {
+        switch headDimension {
+        case 64: of64
+        case 80: of80
+        case 128: of128
+        default: nil
+        }
     }
 }
 

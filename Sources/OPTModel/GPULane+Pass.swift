@@ -12,6 +12,11 @@ extension GPULane {
             try stepKernel!.enqueue(row: scratch.step + UInt64(layout.rows), kernels: kernels, on: stream)
             return try sample(pass, layout)
         }
+        if let boxProducts, takesBoxes(pass, cache) {
+            try enqueueInBoxes(boxProducts, pass, cache, layout)
+            try span("sampling") { () throws(CUDAError) in try sample(pass, layout) }
+            return
+        }
         for (index, layer) in weights.layers.enumerated() {
             try span("self-attention", layer: index) { () throws(CUDAError) in
                 try attention(layer, index, pass, cache, layout)
@@ -104,7 +109,7 @@ extension GPULane {
 
     /// Attention of those of a piece's heads whose cache lies on `tier`. What lies on disk is in a slot in CPU memory
     /// then, and the slot takes the layer's place.
-    private func attend(
+    func attend(
         _ piece: AttentionPiece, _ tier: Tier, layer: Int, _ pass: Pass, _ cache: GPUKVCache,
         _ layout: StepBlock.Layout
     ) throws(CUDAError) {

@@ -21,6 +21,8 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
     let scratch: GPUScratch
     /// Where a step of one sequence can be one kernel.
     let stepKernel: DecodeStepKernel?
+    /// Where steps of several sequences can have their weights brought by the copy engine.
+    let boxProducts: BoxProducts?
     /// Where there is a library for products of many rows.
     let libraryProducts: LibraryProducts?
     let block: StepBlock
@@ -60,7 +62,8 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
     /// - Parameters:
     ///   - cacheSlotCount: layers of the cache on disk that are under way at most; with one, the disk and computing
     ///     take turns.
-    ///   - usesStepKernel: steps of one sequence may be one kernel; off, to compare the two ways.
+    ///   - usesStepKernel: decode steps may take the kernels made for them, which bring weights with the copy engine;
+    ///     off, to compare the two ways.
     ///   - library: multiplies many rows; nil for kernels of our own alone.
     ///   - cpu: threads that compute attention of decode steps over the cache in CPU memory, beside the GPU; nil for
     ///     the GPU to read that cache over PCIe.
@@ -104,6 +107,10 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
             stepKernel =
                 usesStepKernel
                 ? try DecodeStepKernel(
+                    weights, kernels: kernels, scratch: scratch, context: context, stream: stream) : nil
+            boxProducts =
+                usesStepKernel
+                ? try BoxProducts(
                     weights, kernels: kernels, scratch: scratch, context: context, stream: stream) : nil
             try stream.synchronize()
         } catch {

@@ -7,12 +7,17 @@ public enum GPUOperation: String, Sendable, Hashable, Codable, CaseIterable {
     case linearToFloat = "linear, fp32 result"
     case linearNormalized = "linear with layer norm"
     case linearTransposed = "linear transposed"
+    case linearBoxes = "linear by boxes"
+    case linearBoxesToFloat = "linear by boxes, fp32 result"
+    case linearBoxesTransposed = "linear transposed by boxes"
+    case layerNormParts = "layer norm of parts"
     case gemm
     case gemmTransposed = "gemm transposed"
     case gemmToResidual = "gemm to residual"
     case gemmTransposedToResidual = "gemm transposed to residual"
     case storeKeysValues = "store keys and values"
     case attentionDecode = "attention decode"
+    case attentionRows = "attention decode, many rows"
     case attentionPrefill = "attention prefill"
     case sample
     case signal
@@ -29,10 +34,13 @@ public enum GPUOperation: String, Sendable, Hashable, Codable, CaseIterable {
         case .embed: 1e-7
         case .layerNormKept: 1e-5
         // Sums in fp32; the tensor cores cut off where others round.
-        case .linearToFloat, .linearTransposed, .gemmToResidual, .gemmTransposedToResidual: 5e-5
+        case .linearToFloat, .linearTransposed, .linearBoxesToFloat, .linearBoxesTransposed, .gemmToResidual,
+            .gemmTransposedToResidual:
+            5e-5
         // Results in fp16, which rounding alone moves by about 2e-4.
-        case .layerNorm, .linear, .linearNormalized, .gemm, .gemmTransposed: 5e-4
-        case .attentionDecode: 1e-3
+        case .layerNorm, .layerNormParts, .linear, .linearNormalized, .linearBoxes, .gemm, .gemmTransposed:
+            5e-4
+        case .attentionDecode, .attentionRows: 1e-3
         // Softmax's weights are fp16, too.
         case .attentionPrefill: 1.5e-3
         }

@@ -54,13 +54,23 @@ extension GPUOperationCase {
     // MARK: Decode
 
     static let attentionDecodeCases = headDimensions.flatMap { headDimension in
-        (lengths.map { [$0] } + [lengths]).map { attentionDecode(headDimension, $0) }
+        (lengths.map { [$0] } + [lengths]).map { attentionDecode(headDimension, $0, inRows: false) }
+    }
+
+    static let attentionRowsCases = HeadDimensionKernels.dimensions.flatMap { headDimension in
+        [[1], [2, 17], [24, 33, 129, 300], [1500]].map {
+            attentionDecode(headDimension, $0, inRows: true)
+        }
     }
 
     /// One row for each of the lengths, which count the row's own position.
-    private static func attentionDecode(_ headDimension: Int, _ lengths: [Int]) -> GPUOperationCase {
+    private static func attentionDecode(_ headDimension: Int, _ lengths: [Int], inRows: Bool)
+        -> GPUOperationCase
+    {
         let sizes = "head dimension \(headDimension), \(lengths.map(String.init).joined(separator: ", "))"
-        return GPUOperationCase(operation: .attentionDecode, sizes: sizes + " positions") { workbench in
+        return GPUOperationCase(
+            operation: inRows ? .attentionRows : .attentionDecode, sizes: sizes + " positions"
+        ) { workbench in
             let rowCount = lengths.count
             let width = CacheShape.heads * headDimension
             let qkv = workbench.random.queriesKeysValues(rows: rowCount, width: width)
@@ -93,10 +103,16 @@ extension GPUOperationCase {
                 head_dimension: UInt32(headDimension), layer: UInt32(CacheShape.layer),
                 first_head: UInt32(CacheShape.firstHead), cache_heads: UInt32(CacheShape.cacheHeads),
                 // Either of a row's two caches.
-                piece_heads: UInt32(CacheShape.heads), on_host: UInt32(rowCount % 2),
+                piece_heads: UInt32(CacheShape.heads), on_host: inRows ? 0 : UInt32(rowCount % 2),
                 part_count: UInt32(partCount), scale: scale)
             return Trial {
-                try workbench.kernels.attentionDecode(arguments, on: workbench.stream)
+                if inRows {
+                    guard try workbench.kernels.attentionRows(arguments, on: workbench.stream) else {
+                        throw ModelError(.gpu, "this GPU's image has no such kernel")
+                    }
+                } else {
+                    try workbench.kernels.attentionDecode(arguments, on: workbench.stream)
+                }
             } judge: {
                 var deviation = Deviation()
                 let found = try workbench.download(out, rowCount * width, of: Float16.self)

@@ -4,10 +4,17 @@ import CUDA
 public struct GPUOperationCheck: Sendable {
     let cases: [GPUOperationCase]
 
-    /// - Parameter isQuick: leaves most sizes of each operation out.
-    public init(isQuick: Bool = false) {
+    /// - Parameters:
+    ///   - device: the GPU that the checks will run on; those of kernels that its image lacks are left out.
+    ///   - isQuick: leaves most sizes of each operation out.
+    public init(for device: Device, isQuick: Bool = false) {
+        self.init(hasCopyEngine: GPUKernels.hasCopyEngine(device), isQuick: isQuick)
+    }
+
+    init(hasCopyEngine: Bool, isQuick: Bool = false) {
         var counts: [GPUOperation: Int] = [:]
-        cases = GPUOperationCase.all.filter { one in
+        let all = GPUOperationCase.all + (hasCopyEngine ? GPUOperationCase.copyEngineCases : [])
+        cases = all.filter { one in
             let index = counts[one.operation, default: 0]
             counts[one.operation] = index + 1
             return !isQuick || index % 5 == 0
@@ -59,6 +66,10 @@ struct GPUOperationCase: Sendable {
         embedCases + layerNormCases + linearCases + linearNormalizedCases + linearTransposedCases + gemmCases
         + storeCases + attentionDecodeCases + attentionPrefillCases + sampleCases + flagCases + linkCases
         + readCases
+
+    /// Of kernels in the image for 9.0 alone.
+    static let copyEngineCases =
+        linearBoxesCases + linearBoxesTransposedCases + layerNormPartsCases + attentionRowsCases
 
     func check(on workbench: GPUWorkbench) -> (GPUOperationResult, canGoOn: Bool) {
         var result = GPUOperationResult(

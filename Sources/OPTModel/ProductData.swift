@@ -15,7 +15,10 @@ struct ProductData {
     /// The multiplications that a judgement does at most, beyond which it looks at some elements only.
     private static let mostMultiplications = 1 << 20
 
-    init(_ product: ProductVariant, _ random: inout RandomValues, isTransposed: Bool = false) {
+    init(
+        _ product: ProductVariant, _ random: inout RandomValues, isTransposed: Bool = false,
+        hasBias: Bool = true
+    ) {
         rows = product.rows
         inputs = product.inputs
         outputs = product.outputs
@@ -28,7 +31,7 @@ struct ProductData {
         }
         self.x = x
         weights = random.halves(inputs * outputs)
-        bias = product.hasBias ? random.floats(outputs) : nil
+        bias = product.hasBias && hasBias ? random.floats(outputs) : nil
     }
 
     /// Takes other inputs, rounded, row by row.

@@ -61,6 +61,19 @@ import Testing
             #expect(results[0].tokens == results[1].tokens)
             #expect(relativeError(results[0].lastLogits[0], results[1].lastLogits[0]) < 2e-3)
         }
+        // Several sequences, so many at last that attention takes whole ones.
+        for sequenceCount in [2, 9, 32] {
+            let prompts = (0..<sequenceCount).map { sequence in
+                (0..<3 + 19 * sequence % 160).map {
+                    Int32(($0 * 37 + 11 * sequence) % configuration.vocabularySize)
+                }
+            }
+            let results = try models.map { try $0.decodeGreedily(prompts, steps: 5) }
+            #expect(results[0].tokens == results[1].tokens)
+            for (found, expected) in zip(results[0].lastLogits, results[1].lastLogits) {
+                #expect(relativeError(found, expected) < 2e-3)
+            }
+        }
     }
 
     @Test func `a model that fits into it is decoded by it, and others are not`() throws {
@@ -69,6 +82,9 @@ import Testing
         let onGPU = try PlacementRequest(perLayerPercent: .allOnGPU)
         let half = try PlacementRequest(perLayerPercent: [100, 0, 100, 0, 50, 50, 100, 0])
         #expect(try lane(LoadedModel(storybook.folder, onGPU: onGPU)).stepKernel != nil)
+        #expect(try lane(LoadedModel(storybook.folder, onGPU: onGPU)).boxProducts != nil)
+        #expect(try lane(LoadedModel(storybook.folder, onGPU: half)).boxProducts == nil)
+        #expect(try lane(LoadedModel(postNorm.folder, onGPU: onGPU)).boxProducts == nil)
         #expect(try lane(LoadedModel(storybook.folder, onGPU: half)).stepKernel == nil)
         #expect(try lane(LoadedModel(postNorm.folder, onGPU: onGPU)).stepKernel == nil)
     }

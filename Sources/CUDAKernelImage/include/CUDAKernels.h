@@ -103,6 +103,37 @@ typedef struct {
   uint32_t is_resident;
 } tandem_gpu_linear_transposed;
 
+/// y[r, o] = activation(bias[o] + sum over i of x[r, i] * W[o, i]), or parts[s, r, o] = the sum over part s
+/// of the inputs, for weights that lie in GPU memory and are described to the copy engine; rows <=
+/// TANDEM_GPU_FEW_ROWS.
+typedef struct {
+  /// Tensor maps in GPU memory, at 64 bytes, with 128-byte swizzle. Of weights [outputs, inputs]: boxes of
+  /// (64 inputs, outputs of a block); of weights [inputs, outputs]: boxes of (64 outputs, 64 inputs); of x:
+  /// boxes of (64 inputs, rows rounded up to 8), and no more inputs than there are.
+  tandem_device_pointer weights_map, x_map;
+  tandem_device_pointer bias;   // fp32 [outputs] or 0
+  tandem_device_pointer y;      // [rows, y_stride], fp16, or fp32 where y_is_float is set; or 0
+  tandem_device_pointer parts;  // fp32 [split_count, rows, outputs] or 0, without bias and activation then
+  uint32_t y_stride, rows, inputs, outputs, activation, y_is_float;
+  uint32_t split_count;  // 1 where there are no parts
+} tandem_gpu_linear_boxes;
+#define TANDEM_GPU_BOXES_BLOCK 288
+#define TANDEM_GPU_BOXES_SHARED_BYTES 99328
+
+/// x[r, :] += bias + the sum of parts[:, r, :]; then y as `tandem_gpu_layer_norm` has it, for the row of x
+/// that row_indices[r] says. hidden is a multiple of 4, at most 12288. Grid: rows. Block: 1024.
+typedef struct {
+  tandem_device_pointer x;            // fp32 [*, hidden]
+  tandem_device_pointer parts;        // fp32 [part_count, part_rows, hidden]
+  tandem_device_pointer parts_bias;   // fp32 [hidden] or 0
+  tandem_device_pointer y;            // fp16 [rows, hidden]
+  tandem_device_pointer weight;       // fp32 [hidden] or 0 for 1
+  tandem_device_pointer bias;         // fp32 [hidden] or 0
+  tandem_device_pointer row_indices;  // uint32 [rows] or 0
+  uint32_t hidden, part_count, part_rows;
+  float epsilon;
+} tandem_gpu_layer_norm_parts;
+
 /// Many rows (prefill), on tensor cores. W is weights[o * inputs + i], or weights[i * outputs + o] where
 /// `transposed`. y[r, o] = activation(bias[o] + sum), fp16; or, where `residual` is given, residual[r, o] +=
 /// bias[o] + sum, fp32.
@@ -147,6 +178,10 @@ typedef struct {
   float scale;
 } tandem_gpu_attention_decode;
 #define TANDEM_GPU_ATTENTION_PART 128
+/// `attention_rows`: the same, where rows and heads are so many that no sequence need be cut. Grid: (heads,
+/// rows).
+#define TANDEM_GPU_ATTENTION_ROWS_BLOCK 288
+#define TANDEM_GPU_ATTENTION_ROWS_SHARED_BYTES 65536
 
 /// Prefill: causal attention of segments' rows over the cache, where `tandem_gpu_store_keys_values` has put
 /// their own keys and values. Row r of the step sees the positions 0 ... rows[r].position of its sequence.
