@@ -97,6 +97,11 @@ __device__ __forceinline__ void prefetch_map(const void *map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
+/// What the thread has read of shared memory may be overwritten by copies that it asks for after this.
+__device__ __forceinline__ void release_to_copies() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
 /// A barrier of some of the block's threads.
 template <int THREADS>
 __device__ __forceinline__ void synchronize() {

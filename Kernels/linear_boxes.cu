@@ -4,9 +4,10 @@
 // `linear_transposed` do, with the copy engine's boxes in place of the threads' own loads (9.0 and newer).
 //
 // A block takes OUTPUTS outputs and one of `split_count` parts of the inputs, in stages of 64 inputs. Eight
-// warps multiply; each has one stage of shared memory for itself, into which a ninth warp has the weights and
-// the rows' activations copied, so that the time one warp takes for its stage is hidden behind the copies to
-// the other seven. All warps sum the same outputs and add up at the end.
+// warps multiply, each every eighth stage. A warp has shared memory for one stage, into which it has the
+// weights and the rows' activations copied itself, as soon as it has used the ones before: one warp's wait is
+// hidden behind the other fifteen of the multiprocessor, and no warp waits for another's. All warps sum the
+// same outputs and add up at the end.
 //
 // The weights of the first stages are asked for before the kernels in front have ended: shared memory and
 // registers leave room for two blocks a multiprocessor.
@@ -23,7 +24,7 @@
 namespace linear_boxes {
 
 constexpr int DEPTH = 64;  // inputs of a stage: 128 bytes, the width of the swizzle
-constexpr int WARPS = TANDEM_GPU_BOXES_BLOCK / 32 - 1;
+constexpr int WARPS = TANDEM_GPU_BOXES_BLOCK / 32;
 
 /// Where 16 bytes of a row of 128 lie in a box that came in 128-byte swizzle.
 __device__ __forceinline__ uint32_t swizzled(uint32_t row, uint32_t chunk) {
@@ -48,104 +49,90 @@ __device__ __forceinline__ void multiply(const tandem_gpu_linear_boxes &a) {
   static_assert(WARPS * STAGE_BYTES + 1024 <= TANDEM_GPU_BOXES_SHARED_BYTES, "stages fit");
   static_assert(SUMS_BYTES + 1024 <= TANDEM_GPU_BOXES_SHARED_BYTES, "sums fit in place of the stages");
   extern __shared__ uint8_t memory[];
-  __shared__ uint64_t full[WARPS], empty[WARPS];
+  __shared__ uint64_t barriers[WARPS];
   const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const uint32_t stages = (ring::shared_address(memory) + 1023) & ~1023u;
   const uint32_t depth = (a.inputs + DEPTH - 1) / DEPTH;
   const uint32_t first = depth * blockIdx.y / a.split_count, last = depth * (blockIdx.y + 1) / a.split_count;
   const uint32_t first_output = blockIdx.x * OUTPUTS;
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < WARPS; i++) {
-      ring::initialize_barrier(ring::shared_address(full + i), 1);
-      ring::initialize_barrier(ring::shared_address(empty + i), 1);
+  const uint32_t barrier = ring::shared_address(barriers + warp);
+  const uint32_t weights = stages + warp * STAGE_BYTES, rows = weights + WEIGHTS_BYTES;
+  const uint64_t policy = ring::evict_first();
+  auto copy_weights = [&](uint32_t chunk) {
+    const void *map = as<const void>(a.weights_map);
+    ring::expect_bytes(barrier, STAGE_BYTES);
+    if (TRANSPOSED) {
+      ring::copy_box(weights, map, first_output, chunk * DEPTH, barrier, policy);
+    } else {
+      ring::copy_box(weights, map, chunk * DEPTH, first_output, barrier, policy);
     }
+  };
+  auto copy_rows = [&](uint32_t chunk) {
+    ring::copy_box(rows, as<const void>(a.x_map), chunk * DEPTH, 0, barrier);
+  };
+  const bool has_chunk = first + warp < last;
+  if (lane == 0) {
+    ring::initialize_barrier(barrier, 1);
     ring::publish_barriers();
-  }
-  __syncthreads();
-
-  float sum[TILES][ROW_TILES][4] = {};
-  if (warp == WARPS) {
-    if (lane == 0) {
-      const uint64_t policy = ring::evict_first();
-      auto copy_weights = [&](uint32_t stage, uint32_t chunk) {
-        const uint32_t barrier = ring::shared_address(full + stage), to = stages + stage * STAGE_BYTES;
-        const void *map = as<const void>(a.weights_map);
-        ring::expect_bytes(barrier, STAGE_BYTES);
-        if (TRANSPOSED) {
-          ring::copy_box(to, map, first_output, chunk * DEPTH, barrier, policy);
-        } else {
-          ring::copy_box(to, map, chunk * DEPTH, first_output, barrier, policy);
-        }
-      };
-      auto copy_rows = [&](uint32_t stage, uint32_t chunk) {
-        ring::copy_box(stages + stage * STAGE_BYTES + WEIGHTS_BYTES, as<const void>(a.x_map), chunk * DEPTH,
-                       0, ring::shared_address(full + stage));
-      };
-      const uint32_t early = min(uint32_t(WARPS), last - first);
-      for (uint32_t i = 0; i < early; i++) copy_weights(i, first + i);
-      wait_for_predecessors();
-      for (uint32_t i = 0; i < early; i++) copy_rows(i, first + i);
-      ring::Place<WARPS> place;
-      for (uint32_t chunk = first + early; chunk < last; chunk++) {
-        ring::wait(ring::shared_address(empty + place.stage), place.parity);
-        copy_weights(place.stage, chunk);
-        copy_rows(place.stage, chunk);
-        place.advance();
-      }
-    }
-  } else {
-    const uint32_t matrix = lane / 8, row = lane % 8;
-    const uint32_t weights = stages + warp * STAGE_BYTES, rows = weights + WEIGHTS_BYTES;
-    uint32_t parity = 0;
-    for (uint32_t chunk = first + warp; chunk < last; chunk += WARPS) {
-      ring::wait(ring::shared_address(full + warp), parity);
-      parity ^= 1;
-#pragma unroll
-      for (int k = 0; k < DEPTH / 16; k++) {
-        uint32_t x[ROW_TILES][2];
-#pragma unroll
-        for (int r = 0; r + 1 < ROW_TILES; r += 2) {
-          uint32_t four[4];
-          load_matrices(four, rows + swizzled(8 * (r + matrix / 2) + row, 2 * k + matrix % 2));
-          x[r][0] = four[0], x[r][1] = four[1], x[r + 1][0] = four[2], x[r + 1][1] = four[3];
-        }
-        if (ROW_TILES % 2 == 1) {
-          load_two_matrices(x[ROW_TILES - 1], rows + swizzled(8 * (ROW_TILES - 1) + row, 2 * k + matrix % 2));
-        }
-#pragma unroll
-        for (int n = 0; n < TILES; n++) {
-          uint32_t w[4];
-          if (TRANSPOSED) {
-            load_matrices_transposed(w,
-                                     weights + swizzled(16 * k + 8 * (matrix / 2) + row, 2 * n + matrix % 2));
-          } else {
-            load_matrices(w, weights + swizzled(16 * n + 8 * (matrix % 2) + row, 2 * k + matrix / 2));
-          }
-#pragma unroll
-          for (int r = 0; r < ROW_TILES; r++) multiply_add_16x8x16(sum[n][r], w, x[r][0], x[r][1]);
-        }
-      }
-      __syncwarp();
-      if (lane == 0) ring::arrive(ring::shared_address(empty + warp));
-    }
+    if (has_chunk) copy_weights(first + warp);
+    wait_for_predecessors();
+    if (has_chunk) copy_rows(first + warp);
   }
   __syncwarp();
+
+  float sum[TILES][ROW_TILES][4] = {};
+  const uint32_t matrix = lane / 8, row = lane % 8;
+  uint32_t parity = 0;
+  for (uint32_t chunk = first + warp; chunk < last; chunk += WARPS) {
+    ring::wait(barrier, parity);
+    parity ^= 1;
+#pragma unroll
+    for (int k = 0; k < DEPTH / 16; k++) {
+      uint32_t x[ROW_TILES][2];
+#pragma unroll
+      for (int r = 0; r + 1 < ROW_TILES; r += 2) {
+        uint32_t four[4];
+        load_matrices(four, rows + swizzled(8 * (r + matrix / 2) + row, 2 * k + matrix % 2));
+        x[r][0] = four[0], x[r][1] = four[1], x[r + 1][0] = four[2], x[r + 1][1] = four[3];
+      }
+      if (ROW_TILES % 2 == 1) {
+        load_two_matrices(x[ROW_TILES - 1], rows + swizzled(8 * (ROW_TILES - 1) + row, 2 * k + matrix % 2));
+      }
+#pragma unroll
+      for (int n = 0; n < TILES; n++) {
+        uint32_t w[4];
+        if (TRANSPOSED) {
+          load_matrices_transposed(w,
+                                   weights + swizzled(16 * k + 8 * (matrix / 2) + row, 2 * n + matrix % 2));
+        } else {
+          load_matrices(w, weights + swizzled(16 * n + 8 * (matrix % 2) + row, 2 * k + matrix / 2));
+        }
+#pragma unroll
+        for (int r = 0; r < ROW_TILES; r++) multiply_add_16x8x16(sum[n][r], w, x[r][0], x[r][1]);
+      }
+    }
+    __syncwarp();
+    if (lane == 0 && chunk + WARPS < last) {
+      ring::release_to_copies();
+      copy_weights(chunk + WARPS);
+      copy_rows(chunk + WARPS);
+    }
+    __syncwarp();
+  }
 
   // The warps' sums, [warp][row][output], in place of the stages, all of which have been used.
   __syncthreads();
   float *sums = reinterpret_cast<float *>(memory + (stages - ring::shared_address(memory)));
-  if (warp < WARPS) {
-    const uint32_t g = lane / 4, t = lane % 4;
+  const uint32_t g = lane / 4, t = lane % 4;
 #pragma unroll
-    for (int n = 0; n < TILES; n++) {
+  for (int n = 0; n < TILES; n++) {
 #pragma unroll
-      for (int r = 0; r < ROW_TILES; r++) {
-        float *at = sums + (warp * ROWS + 8 * r + 2 * t) * STRIDE + 16 * n + g;
-        at[0] = sum[n][r][0];
-        at[STRIDE] = sum[n][r][1];
-        at[8] = sum[n][r][2];
-        at[STRIDE + 8] = sum[n][r][3];
-      }
+    for (int r = 0; r < ROW_TILES; r++) {
+      float *at = sums + (warp * ROWS + 8 * r + 2 * t) * STRIDE + 16 * n + g;
+      at[0] = sum[n][r][0];
+      at[STRIDE] = sum[n][r][1];
+      at[8] = sum[n][r][2];
+      at[STRIDE + 8] = sum[n][r][3];
     }
   }
   wait_for_predecessors();

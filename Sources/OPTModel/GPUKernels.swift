@@ -127,7 +127,7 @@ final class GPUKernels: Sendable {
     }
 
     func attentionDecode(_ a: tandem_gpu_attention_decode, on stream: Stream) throws(CUDAError) {
-        // Where rows and heads fill the multiprocessors, three blocks each, a sequence need not be cut.
+        // Where rows and heads keep the multiprocessors busy, a sequence need not be cut.
         if a.on_host == 0 && Int(a.heads * a.row_count) >= 3 * multiprocessorCount,
             try attentionRows(a, on: stream)
         {
@@ -144,7 +144,8 @@ final class GPUKernels: Sendable {
     func attentionRows(_ a: tandem_gpu_attention_decode, on stream: Stream) throws(CUDAError) -> Bool {
         guard let kernel = attentionRowsKernels?[Int(a.head_dimension)] else { return false }
         try stream.launch(
-            kernel, grid: (Int(a.heads), Int(a.row_count), 1), block: Int(TANDEM_GPU_ATTENTION_ROWS_BLOCK),
+            kernel, grid: (min(Int(a.heads * a.row_count), 3 * multiprocessorCount), 1, 1),
+            block: Int(TANDEM_GPU_ATTENTION_ROWS_BLOCK),
             sharedByteCount: Int(TANDEM_GPU_ATTENTION_ROWS_SHARED_BYTES), isProgrammatic: true, arguments: a)
         return true
     }

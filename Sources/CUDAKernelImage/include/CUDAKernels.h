@@ -117,7 +117,7 @@ typedef struct {
   uint32_t y_stride, rows, inputs, outputs, activation, y_is_float;
   uint32_t split_count;  // 1 where there are no parts
 } tandem_gpu_linear_boxes;
-#define TANDEM_GPU_BOXES_BLOCK 288
+#define TANDEM_GPU_BOXES_BLOCK 256
 #define TANDEM_GPU_BOXES_SHARED_BYTES 99328
 
 /// x[r, :] += bias + the sum of parts[:, r, :]; then y as `tandem_gpu_layer_norm` has it, for the row of x
@@ -178,9 +178,8 @@ typedef struct {
   float scale;
 } tandem_gpu_attention_decode;
 #define TANDEM_GPU_ATTENTION_PART 128
-/// `attention_rows`: the same, where rows and heads are so many that no sequence need be cut. Grid: (heads,
-/// rows).
-#define TANDEM_GPU_ATTENTION_ROWS_BLOCK 288
+/// `attention_rows`: the same without partials, counters and parts.
+#define TANDEM_GPU_ATTENTION_ROWS_BLOCK 256
 #define TANDEM_GPU_ATTENTION_ROWS_SHARED_BYTES 65536
 
 /// Prefill: causal attention of segments' rows over the cache, where `tandem_gpu_store_keys_values` has put
