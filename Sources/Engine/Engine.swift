@@ -74,7 +74,9 @@ public final class Engine: Sendable {
     /// Where everything lies; nil where the CPU computes alone.
     public var placement: Placement? { gpuLane?.weights.placement }
     /// Whether the CPU computes attention of decode steps over the cache in CPU memory, beside a GPU.
-    public var computesCacheOnCPU: Bool { gpuLane?.usesCPU ?? false }
+    public var computesCacheOnCPU: Bool { gpuLane?.computesCacheOnCPU ?? false }
+    /// Whether the CPU computes a part of decode steps, beside a GPU.
+    public var usesCPU: Bool { gpuLane?.usesCPU ?? false }
     /// Who does, in a sentence; nil where there is no such cache, and nothing was asked for.
     public var cacheComputationLine: String? {
         if let placement { return placement.cacheComputationLine(isAskedOfCPU: asksForCacheComputation) }

@@ -40,6 +40,8 @@ extension GPULane {
 
     /// Whether the processor's threads compute a part of decode steps.
     public var usesCPU: Bool { cpuPart != nil }
+    /// Whether that part is attention over the cache in CPU memory of heads whose other part the GPU computes.
+    public var computesCacheOnCPU: Bool { cpuAttention != nil }
 
     /// Puts a decode step into the stream and does the processor's part of it.
     func computeWithCPU(
