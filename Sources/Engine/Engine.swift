@@ -30,6 +30,10 @@ public final class Engine: Sendable {
         public var stagingSlotCount = 4
         /// The CPU computes attention of decode steps over the cache that lies in CPU memory, beside a GPU.
         public var computesCacheOnCPU = false
+        /// The most GPU memory that may be used, as if the GPU had no more; nil for all that is free.
+        public var gpuMemoryByteCount: Int?
+        /// The most CPU memory that weights, cache and buffers may take beside a GPU; nil for all that is free.
+        public var cpuMemoryByteCount: Int?
         /// Where what lies on disk is written; nil for a folder in the user's cache.
         public var offloadFolder: FilePath?
 

@@ -55,11 +55,16 @@ struct LaneLoader {
 
     private func loadCPU(_ source: some TensorSource) throws -> Loaded {
         let needed = OPTWeights.byteCount(configuration)
-        if let available = HostMemory.availableByteCount, needed > available {
+        let free = HostMemory.availableByteCount ?? .max
+        let available = min(free, options.cpuMemoryByteCount ?? .max)
+        if needed > available {
             throw EngineError(
                 .outOfMemory,
                 "the weights of \(configuration.name) take \(needed.gibibytes()) GiB in CPU memory, and "
-                    + "\(available.gibibytes()) GiB are free; use a smaller model, or close other programs")
+                    + (available < free
+                        ? "\(available.gibibytes()) GiB may be used; use a smaller model, or allow more"
+                        : "\(available.gibibytes()) GiB are free; use a smaller model, or close other programs")
+            )
         }
         let weights = try phases.measure("weights") {
             try OPTWeights(configuration, from: source, pool: pool, kernels: kernels, progress: progress)
@@ -73,8 +78,11 @@ struct LaneLoader {
         let shape = configuration.shape
         let folder = options.offloadFolder ?? CacheFolder.path
         let budget = MemoryBudget(
-            gpuByteCount: max(0, try context.freeByteCount - Self.reservedGPUByteCount),
-            cpuByteCount: HostMemory.availableByteCount ?? .max,
+            gpuByteCount: max(
+                0,
+                min(try context.freeByteCount, options.gpuMemoryByteCount ?? .max) - Self.reservedGPUByteCount
+            ),
+            cpuByteCount: min(HostMemory.availableByteCount ?? .max, options.cpuMemoryByteCount ?? .max),
             diskByteCount: OffloadFile.availableByteCount(in: folder) ?? .max)
         let working = GPULane.workingMemory(
             configuration, positionCount: options.expectedPositionCount ?? configuration.maximumPositions,

@@ -47,6 +47,18 @@ struct PlacementArguments: ParsableArguments {
         help: "Let the CPU compute attention over the cache that lies there (false).")
     var cpuCacheCompute: Switch?
 
+    @Option(
+        help: ArgumentHelp(
+            "The most GPU memory that may be used, such as 24GiB, as if the GPU had no more.",
+            valueName: "size"))
+    var gpuMemory: MemorySize?
+
+    @Option(
+        help: ArgumentHelp(
+            "The most CPU memory that weights, cache and buffers may take, such as 64GiB.", valueName: "size"
+        ))
+    var cpuMemory: MemorySize?
+
     @Option(help: ArgumentHelp("Where weights and cache of the disk lie.", valueName: "folder"))
     var offloadDir: String?
 
@@ -120,6 +132,8 @@ struct PlacementArguments: ParsableArguments {
         options.pinsWeights = try pinsWeights
         options.overlaps = try overlaps
         options.stagingSlotCount = stagingSlots
+        options.gpuMemoryByteCount = gpuMemory?.byteCount
+        options.cpuMemoryByteCount = cpuMemory?.byteCount
         options.computesCacheOnCPU = try computesCacheOnCPU
         options.offloadFolder = offloadDir.map { FilePath($0) }
         return options
