@@ -23,7 +23,8 @@ extension CostModel {
         func add(_ block: StepTraffic.Block, _ kind: LayerKind) {
             let count = Double(block.count)
             let gpu = gpuSeconds(block)
-            let cpu = cpuSeconds(block, bytesPerSecond: cpuRate, bytesPerWeight: placement.shape.bytesPerWeight)
+            let cpu = cpuSeconds(
+                block, bytesPerSecond: cpuRate, bytesPerWeight: placement.shape.bytesPerWeight)
             let hasJoin = hardware.gpu != nil && block.cpuByteCount > 0
             let join = hasJoin ? joinSeconds(kind, placement) : 0
             cost.gpuSeconds += count * gpu
@@ -81,7 +82,8 @@ extension CostModel {
     }
 
     /// The CPU's part of one block: reading, then, for rows beyond the first, arithmetic that reading does not hide.
-    private func cpuSeconds(_ block: StepTraffic.Block, bytesPerSecond: Double, bytesPerWeight: Int) -> Double {
+    private func cpuSeconds(_ block: StepTraffic.Block, bytesPerSecond: Double, bytesPerWeight: Int) -> Double
+    {
         guard block.cpuByteCount > 0 else { return 0 }
         let weightCount = block.cpuWeightByteCount / Double(bytesPerWeight)
         let operationCount = 2 * weightCount * Double(workload.batchSize - 1)

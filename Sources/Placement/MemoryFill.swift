@@ -59,6 +59,8 @@ struct MemoryFill {
         var rowCount = 0
         var cacheHeadCount = 0
         var hasPositions = false
+
+        var isEmpty: Bool { headCount == 0 && neuronCount == 0 && rowCount == 0 }
     }
 
     private var all: Parts {
@@ -85,6 +87,7 @@ struct MemoryFill {
         var room = Room(needsRing ? free - ring : free)
         if room.byteCount < 0 { return nil }
         var parts = Parts()
+        if computed.isEmpty { return parts }
         // Read in every step as weights are, but over PCIe without a ring where it lies elsewhere.
         parts.cacheHeadCount = room.take(upTo: computed.headCount, bytesPerUnit: bytesPerCacheHead)
         switch split.order {
@@ -177,10 +180,9 @@ struct MemoryFill {
             inputEmbedding: resident.hasPositions ? TierShares.allOnGPU : .allOnCPU,
             outputEmbedding: shares(\.rowCount), attention: shares(\.headCount, unit: 1),
             mlp: shares(\.neuronCount))
-        // The GPU looks positions up wherever they lie, but where it computes nothing at all it is said to do nothing.
-        let computesNothing = computed.headCount + computed.neuronCount + computed.rowCount == 0
+        // The GPU looks positions up wherever they lie; where it computes nothing else that is no computation either.
         let computation = PerLayerKind(
-            inputEmbedding: computesNothing && !resident.hasPositions ? 0 : 100,
+            inputEmbedding: computed.isEmpty ? 0 : 100,
             outputEmbedding: percent(\.rowCount), attention: percent(\.headCount, unit: 1),
             mlp: percent(\.neuronCount))
         let isBalanced = LayerKind.allCases.contains { computation[$0] < 100 }

@@ -24,15 +24,6 @@ public struct StepCost: Sendable, Hashable {
     public var waitedFor = Resource.gpu
 
     public init() {}
-
-    public subscript(resource: Resource) -> Double {
-        switch resource {
-        case .gpu: gpuSeconds
-        case .pcie: pcieSeconds
-        case .cpu: cpuSeconds
-        case .disk: diskSeconds
-        }
-    }
 }
 
 /// The predicted latency of a workload.
