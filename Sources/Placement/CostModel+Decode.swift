@@ -5,14 +5,15 @@ extension CostModel {
     /// Weights do not depend on activations, so PCIe and disk work ahead over layers and tokens: all their bytes pass
     /// within the step, whatever block they belong to, but no more of a block is there when it begins than the ring holds.
     /// The lanes go block by block in lock step. The step takes what is longest: all blocks one behind the other, PCIe or
-    /// the disk.
+    /// the disk. What the CPU computes with must lie in CPU memory.
     public func decodeStep(_ placement: Placement) -> StepCost {
-        let traffic = StepTraffic(placement, positionCount: workload.meanPositionCount)
+        let traffic = StepTraffic(
+            placement, positionCount: workload.meanPositionCount, cpuTurnCount: cpuTurnCount)
         let streamed = traffic.streamedFromCPU + traffic.streamedFromDisk
         precondition(
             hardware.gpu != nil || placement.gpuComputesNothing, "a GPU's part of a step without a GPU")
         let shared = rates.sharingMemory(
-            cpuByteCount: traffic.cpuByteCount * cpuTurns,
+            cpuByteCount: traffic.cpuByteCount,
             pcieByteCount: streamed + traffic.inPlaceByteCount / Self.inPlaceCacheEfficiency)
         let cpuRate = shared.cpu > 0 ? traffic.cpuByteCount / shared.cpu : rates.cpuReadAlone
 
@@ -60,9 +61,7 @@ extension CostModel {
     }
 
     /// How often the CPU lane reads its weights in a step.
-    private var cpuTurns: Double {
-        Double((workload.batchSize + Self.cpuRowCount - 1) / Self.cpuRowCount)
-    }
+    private var cpuTurnCount: Int { (workload.batchSize + Self.cpuRowCount - 1) / Self.cpuRowCount }
 
     /// The GPU's part of one block.
     private func gpuSeconds(_ block: StepTraffic.Block) -> Double {

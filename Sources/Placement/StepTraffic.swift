@@ -11,7 +11,9 @@ struct StepTraffic {
         let cpuCacheByteCount: Double
         /// What comes to the GPU through the staging ring.
         let streamedByteCount: Double
-        var cpuByteCount: Double { cpuWeightByteCount + cpuCacheByteCount }
+        /// How often the CPU reads its weights.
+        let cpuTurnCount: Int
+        var cpuByteCount: Double { cpuWeightByteCount * Double(cpuTurnCount) + cpuCacheByteCount }
     }
 
     let attention: Block
@@ -21,8 +23,9 @@ struct StepTraffic {
     let streamedFromDisk: Double
     let diskCacheByteCount: Double
 
-    /// `positionCount`: over which the step attends, all sequences together.
-    init(_ placement: Placement, positionCount: Int) {
+    /// `positionCount`: over which the step attends, all sequences together. `cpuTurnCount`: how often the CPU reads its
+    /// weights.
+    init(_ placement: Placement, positionCount: Int, cpuTurnCount: Int) {
         let shape = placement.shape
         let layerCount = shape.layerCount
         let bytesPerCacheHead =
@@ -37,7 +40,7 @@ struct StepTraffic {
                 inPlaceByteCount: Double(cache.inPlace) * bytesPerCacheHead,
                 cpuWeightByteCount: Double(layer.cpuComputed.count * bytesPerUnit),
                 cpuCacheByteCount: Double(cache.cpu) * bytesPerCacheHead,
-                streamedByteCount: Double(layer.streamed.count * bytesPerUnit))
+                streamedByteCount: Double(layer.streamed.count * bytesPerUnit), cpuTurnCount: cpuTurnCount)
         }
         let heads = placement.attention
         attention = block(

@@ -225,9 +225,14 @@ struct CostModelTests {
 
     @Test func `a batch over 32 reads the CPU's weights twice, a prompt over 2048 rows streams twice`() throws
     {
+        let rates = CostModel.Rates(.h200, threadCount: 16)
         let few = latency(.opt6_7B, try balanced(0), batchSize: 32).decodeStep
         let many = latency(.opt6_7B, try balanced(0), batchSize: 33).decodeStep
-        #expect(many.cpuSeconds - few.cpuSeconds > 0.9 * 13e9 / 1.1e11)
+        let weights = 12_884_901_888.0 + 411_828_224
+        // One row more has its own cache, and its own arithmetic.
+        let more = weights + 528.0 * 32 * 2 * 4096 * 2
+        let growth = more / rates.cpuReadAlone + weights / rates.cpuOperations
+        #expect(abs((many.cpuSeconds - few.cpuSeconds) / growth - 1) < 1e-6)
         func pcie(_ promptLength: Int) throws -> Double {
             let workload = Workload(batchSize: 1, promptLength: promptLength, generationLength: 32)
             return CostModel(.opt6_7B, workload).prefill(Placement(.opt6_7B, try .alike(0, 100))).pcieSeconds
