@@ -6,7 +6,7 @@
 // so every thread has all of its reads on their way at once, and `await` polls while the kernels in front
 // still run.
 //
-// How to launch them: tandem_kernel_publish and tandem_kernel_await, as programmatic dependents. Grid: a
+// How to launch them: tandem_kernel_publish, _await and _join, as programmatic dependents. Grid: a
 // block for some KiB. Block: LINK_THREADS. Dynamic shared memory: none.
 
 #define LINK_THREADS 512
@@ -71,7 +71,8 @@ __device__ __forceinline__ void take(const tandem_gpu_await &a) {
 }
 
 /// Whether the answer came. Reads of the other words lie between many polls of the one.
-__device__ __forceinline__ bool poll(const tandem_gpu_await &a) {
+template <typename Exchange>
+__device__ __forceinline__ bool poll(const Exchange &a) {
   constexpr uint32_t POLLS_BETWEEN_CHECKS = 16;
   const uint32_t step = __ldcg(as<const uint32_t>(a.step));
   const uint64_t start = nanoseconds();
@@ -82,6 +83,47 @@ __device__ __forceinline__ bool poll(const tandem_gpu_await &a) {
     if (nanoseconds() - start > a.timeout_nanoseconds) {
       store_system(a.abort, TANDEM_GPU_WAITED_TOO_LONG);
       return false;
+    }
+  }
+}
+
+__device__ __forceinline__ float4 load_mapped(const float4 *pointer) {
+  const uint4 bits = load_mapped(reinterpret_cast<const uint4 *>(pointer));
+  return make_float4(__uint_as_float(bits.x), __uint_as_float(bits.y), __uint_as_float(bits.z),
+                     __uint_as_float(bits.w));
+}
+
+__device__ __forceinline__ float load_mapped(const float *pointer) {
+  float value;
+  asm volatile("ld.relaxed.sys.global.f32 %0, [%1];" : "=f"(value) : "l"(pointer) : "memory");
+  return value;
+}
+
+__device__ __forceinline__ float add(float x, float y) { return x + y; }
+__device__ __forceinline__ float4 add(const float4 &x, const float4 &y) {
+  return make_float4(x.x + y.x, x.y + y.y, x.z + y.z, x.w + y.w);
+}
+
+/// The grid's share of to[r, c] (+)= from[r, c], c < columns; sizes count `Word`s. Several reads of a thread
+/// at a time.
+template <typename Word>
+__device__ __forceinline__ void join(const tandem_gpu_join &a) {
+  constexpr uint32_t FLOATS = sizeof(Word) / sizeof(float), TOGETHER = 4;
+  const uint32_t columns = a.columns / FLOATS, stride = a.stride / FLOATS, count = a.rows * columns;
+  const uint32_t step = gridDim.x * THREADS;
+  const Word *from = as<const Word>(a.from);
+  Word *to = as<Word>(a.to);
+  for (uint32_t first = blockIdx.x * THREADS + threadIdx.x; first < count; first += TOGETHER * step) {
+    Word words[TOGETHER];
+#pragma unroll
+    for (uint32_t k = 0; k < TOGETHER; k++)
+      if (first + k * step < count) words[k] = load_mapped(from + first + k * step);
+#pragma unroll
+    for (uint32_t k = 0; k < TOGETHER; k++) {
+      const uint32_t i = first + k * step;
+      if (i >= count) continue;
+      Word &element = to[size_t(i / columns) * stride + i % columns];
+      element = a.adds ? add(element, words[k]) : words[k];
     }
   }
 }
@@ -127,4 +169,20 @@ extern "C" __global__ void __launch_bounds__(LINK_THREADS)
     }
   }
   wait_for_predecessors();
+}
+
+/// The kernels in front write `to` as well, so nothing is added before they have ended.
+extern "C" __global__ void __launch_bounds__(LINK_THREADS)
+    tandem_kernel_join(const __grid_constant__ tandem_gpu_join a) {
+  __shared__ bool has_arrived;
+  launch_successors();
+  if (threadIdx.x == 0) has_arrived = link::poll(a);
+  __syncthreads();
+  wait_for_predecessors();
+  if (!has_arrived) return;
+  if ((a.from | a.to) % 16 == 0 && (a.stride | a.columns) % 4 == 0) {
+    link::join<float4>(a);
+  } else {
+    link::join<float>(a);
+  }
 }

@@ -58,7 +58,7 @@ public struct HardwareProfiler: Sendable {
     /// Bytes a second of a plain loop that reads CPU memory in order, for what the CPU reads beside a GPU; nil where it
     /// reads nothing.
     public func memoryReadRateBesideGPU() async throws -> Double? {
-        guard engine.computesCacheOnCPU else { return nil }
+        guard engine.usesCPU else { return nil }
         // Many times what a processor's caches hold.
         let most = 1 << 30
         let byteCount = min(most, (HostMemory.availableByteCount ?? most) / 4)

@@ -175,9 +175,8 @@ extension GPUWeights {
     /// Every layer is one piece, which lies in GPU memory, and so do the logits' rows.
     var isWholeOnGPU: Bool {
         layers.allSatisfy {
-            $0.attention.count == 1 && $0.attention[0].streamIndex == nil && $0.mlp.count == 1
-                && $0.mlp[0].streamIndex == nil
-        } && logits.count == 1 && logits[0].streamIndex == nil
+            $0.attention.map(\.source) == [.resident] && $0.mlp.map(\.source) == [.resident]
+        } && logits.map(\.source) == [.resident] && fetcher == nil
     }
 }
 

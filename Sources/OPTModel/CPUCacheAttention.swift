@@ -9,7 +9,7 @@ import Synchronization
 /// The pool's threads walk the exchanges of a step in lock step with the GPU. In each they take queries, keys and values
 /// of some heads, [rows, 3, heads · head dimension] in fp16, put keys and values into the cache, and give the attended
 /// rows back, [rows, heads · head dimension] in fp16. Nothing in it locks or allocates.
-final class CPUCacheAttention: WorkerTask, @unchecked Sendable {  // `step` is written while the workers wait
+final class CPUCacheAttention: CPUPart, @unchecked Sendable {  // `step` is written while the workers wait
     /// Heads of one layer, of one of its pieces, that go to the processor together.
     struct Exchange {
         let number: Int
@@ -33,7 +33,6 @@ final class CPUCacheAttention: WorkerTask, @unchecked Sendable {  // `step` is w
     private let rows: UnsafeMutablePointer<Row>
     private var step = Step(number: 0, rowCount: 0, positionCount: 0)
     private var timeline: Timeline?
-    /// Asked by the leader thread now and then while it waits for the GPU.
     var isGPUAtWork: @Sendable () -> Bool = { true }
     // On a cache line of its own: arrivals must not disturb the threads that are still at work.
     private let padding: (SIMD16<Int64>, SIMD16<Int64>) = (.zero, .zero)
@@ -95,7 +94,6 @@ final class CPUCacheAttention: WorkerTask, @unchecked Sendable {  // `step` is w
 
     // MARK: A step
 
-    /// Makes the next step known, before anything of it reaches the GPU. The batch has one row for each sequence.
     func begin(_ batch: StepBatch, cache: GPUKVCache, step number: UInt32, timeline: Timeline?) {
         precondition(
             batch.rowCount <= rowCapacity && batch.rowCount == batch.segmentCount,

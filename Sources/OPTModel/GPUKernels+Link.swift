@@ -3,11 +3,12 @@ import CUDAKernelImage
 
 /// The kernels of an exchange with another lane.
 struct LinkKernels: Sendable {
-    private let publishKernel, awaitKernel: KernelFunction
+    private let publishKernel, awaitKernel, joinKernel: KernelFunction
 
     init(_ module: Module) throws(CUDAError) {
         publishKernel = try module.function(named: "tandem_kernel_publish")
         awaitKernel = try module.function(named: "tandem_kernel_await")
+        joinKernel = try module.function(named: "tandem_kernel_join")
     }
 
     /// One block is enough for one row of most models, and needs no meeting with others. Writes do not wait for each
@@ -22,6 +23,12 @@ struct LinkKernels: Sendable {
     func await(_ a: tandem_gpu_await, on stream: Stream) throws(CUDAError) {
         try stream.launch(
             awaitKernel, grid: (Self.blockCount(a.rows, a.columns, byteCount: 16384), 1, 1), block: 512,
+            isProgrammatic: true, arguments: a)
+    }
+
+    func join(_ a: tandem_gpu_join, on stream: Stream) throws(CUDAError) {
+        try stream.launch(
+            joinKernel, grid: (Self.blockCount(a.rows, 2 * a.columns, byteCount: 32768), 1, 1), block: 512,
             isProgrammatic: true, arguments: a)
     }
 

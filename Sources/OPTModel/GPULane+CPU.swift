@@ -3,33 +3,58 @@ import CUDAKernelImage
 import HostRuntime
 import Synchronization
 
-/// Decode steps in which the processor computes attention over the cache in CPU memory.
+/// What the processor's threads do in decode steps of the GPU lane.
+protocol CPUPart: WorkerTask, AnyObject, Sendable {
+    var link: LaneLink { get }
+    var workers: CPUWorkers { get }
+    /// Asked by the leader thread now and then while it waits for the GPU.
+    var isGPUAtWork: @Sendable () -> Bool { get set }
+
+    /// Makes the next step known, before anything of it reaches the GPU. The batch has one row for each sequence.
+    func begin(_ batch: StepBatch, cache: GPUKVCache, step number: UInt32, timeline: Timeline?)
+}
+
+/// Decode steps of which the processor computes a part.
 extension GPULane {
+    /// The processor's part of decode steps, if it has any.
+    var cpuPart: (any CPUPart)? { cpuShare ?? cpuAttention }
+
+    static func cpuShare(
+        _ weights: GPUWeights, _ workers: CPUWorkers?, rowCapacity: Int, _ context: Context
+    ) throws -> CPUShare? {
+        guard weights.placement.computesOnCPU else { return nil }
+        guard let workers else { preconditionFailure("GPULane: the CPU's share without its threads") }
+        return try CPUShare(
+            weights, workers: workers, rowCapacity: min(rowCapacity, Pass.mostDecodeRows), context: context)
+    }
+
     static func cpuAttention(
         _ weights: GPUWeights, _ workers: CPUWorkers?, rowCapacity: Int, _ context: Context
     ) throws -> CPUCacheAttention? {
         let heads = weights.placement.cacheHeads.cpu
-        guard let workers, !heads.isEmpty else { return nil }
+        guard let workers, !heads.isEmpty, !weights.placement.computesOnCPU else { return nil }
         return try CPUCacheAttention(
             weights.configuration, pieces: weights.layers.map { $0.attention.map(\.heads) }, heads: heads,
             workers: workers, rowCapacity: min(rowCapacity, Pass.mostDecodeRows), context: context)
     }
 
     /// Whether the processor's threads compute a part of decode steps.
-    public var usesCPU: Bool { cpuAttention != nil }
+    public var usesCPU: Bool { cpuPart != nil }
+    /// Whether that part is attention over the cache in CPU memory of heads whose other part the GPU computes.
+    public var computesCacheOnCPU: Bool { cpuAttention != nil }
 
     /// Puts a decode step into the stream and does the processor's part of it.
     func computeWithCPU(
-        _ attention: CPUCacheAttention, _ pass: Pass, _ cache: GPUKVCache, _ layout: StepBlock.Layout
+        _ part: any CPUPart, _ pass: Pass, _ cache: GPUKVCache, _ layout: StepBlock.Layout
     ) throws {
         if timeline == nil {
             try graph(for: pass, cache, layout).launch(on: stream)
-            attention.workers.pool.run(attention)
+            part.workers.pool.run(part)
         } else {
-            let step = RecordedStep(attention) { [self] () throws(CUDAError) in
+            let step = RecordedStep(part) { [self] () throws(CUDAError) in
                 try enqueue(pass, cache, layout)
             }
-            attention.workers.pool.run(step)
+            part.workers.pool.run(step)
             if let error = step.error { throw error }
         }
         try checkFailure()
@@ -47,7 +72,7 @@ extension GPULane {
 
     /// Throws why an exchange with the processor did not come about: what stopped the GPU, where that is known.
     func checkLink() throws {
-        guard let link = cpuAttention?.link, link.fault != nil else { return }
+        guard let link = cpuPart?.link, link.fault != nil else { return }
         try weights.streamer?.check()
         _ = try stream.isIdle
         try link.check()
@@ -89,6 +114,35 @@ extension GPULane {
         if timeline != nil { cpuAttention!.take(exchange, 0) }
     }
 
+    /// Hands a block's input, [rows, width], to the processor.
+    func publish(_ share: CPUShare.Block, x: UInt64, width: Int? = nil, _ pass: Pass) throws(CUDAError) {
+        let link = cpuShare!.link
+        let width = UInt32(width ?? configuration.hiddenSize)
+        try kernels.link.publish(
+            tandem_gpu_publish(
+                from: x, to: link.inputAddress, step: stepNumberAddress,
+                word: link.inputWordAddress(share.number), counter: scratch.counters,
+                rows: UInt32(pass.rowCount), stride: width, columns: width), on: stream)
+    }
+
+    /// Lets the stream wait for the processor's part of a block and adds it, or puts it, to what is there.
+    func join(_ share: CPUShare.Block, onto to: UInt64, stride: Int, adds: Bool, _ pass: Pass)
+        throws(CUDAError)
+    {
+        let link = cpuShare!.link
+        try span("waiting for the CPU") { () throws(CUDAError) in
+            try kernels.link.join(
+                tandem_gpu_join(
+                    from: link.answerAddress, to: to, step: stepNumberAddress,
+                    word: link.answerWordAddress(share.number), abort: link.abortAddress,
+                    rows: UInt32(pass.rowCount), stride: UInt32(stride), columns: UInt32(share.width),
+                    adds: adds ? 1 : 0, timeout_nanoseconds: UInt64(link.limits.gpuSeconds * 1e9)), on: stream
+            )
+        }
+        // Where the step is recorded it is this thread that launches it, too, and the others are waiting.
+        if timeline != nil { cpuShare!.take(share, 0) }
+    }
+
     /// Bytes in front of the exchange's heads in a row of the piece.
     private func offset(of exchange: CPUCacheAttention.Exchange, in piece: AttentionPiece) -> UInt64 {
         UInt64((exchange.heads.lowerBound - piece.heads.lowerBound) * configuration.headDimension * 2)
@@ -99,23 +153,23 @@ extension GPULane {
 
 /// A decode step that is launched kernel by kernel, by the leader, which takes its part of each exchange when it has
 /// launched the kernels up to there: a stream takes only so many launches ahead of the GPU, which waits for the answer.
-private final class RecordedStep: WorkerTask, @unchecked Sendable {  // all but `attention` is the leader's
-    private let attention: CPUCacheAttention
+private final class RecordedStep: WorkerTask, @unchecked Sendable {  // all but `part` is the leader's
+    private let part: any CPUPart
     private let launch: () throws(CUDAError) -> Void
     private(set) var error: CUDAError?
 
-    init(_ attention: CPUCacheAttention, launch: @escaping () throws(CUDAError) -> Void) {
-        self.attention = attention
+    init(_ part: any CPUPart, launch: @escaping () throws(CUDAError) -> Void) {
+        self.part = part
         self.launch = launch
     }
 
     func run(worker: Int) {
-        if worker > 0 { return attention.run(worker: worker) }
+        if worker > 0 { return part.run(worker: worker) }
         do throws(CUDAError) {
             try launch()
         } catch {
             self.error = error
-            attention.link.abort(.gpuFailed)
+            part.link.abort(.gpuFailed)
         }
     }
 }

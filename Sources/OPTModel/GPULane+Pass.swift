@@ -21,7 +21,7 @@ extension GPULane {
             try span("self-attention", layer: index) { () throws(CUDAError) in
                 try attention(layer, index, pass, cache, layout)
             }
-            try span("MLP", layer: index) { () throws(CUDAError) in try mlp(layer, pass) }
+            try span("MLP", layer: index) { () throws(CUDAError) in try mlp(layer, index, pass) }
         }
         if pass.logitsCount > 0 {
             try span("logits") { () throws(CUDAError) in try logits(pass, layout) }
@@ -29,10 +29,8 @@ extension GPULane {
         } else if weights.streamer != nil {
             // Every pass takes the blocks in the same order, so those of the logits are let go unused.
             for piece in weights.logits {
-                if let index = piece.streamIndex {
-                    try take(index)
-                    try release(index)
-                }
+                try take(piece.source)
+                try release(piece.source)
             }
         }
     }
@@ -74,22 +72,25 @@ extension GPULane {
     private func attention(
         _ layer: GPULayer, _ index: Int, _ pass: Pass, _ cache: GPUKVCache, _ layout: StepBlock.Layout
     ) throws(CUDAError) {
-        let isFused = normalizesInLinear(pieceCount: layer.attention.count, pass)
+        let share = pass.isDecode ? cpuShare?.attention(layer: index) : nil
+        let pieces = pass.isDecode ? layer.attention : layer.attention + layer.fetchedAttention
+        let isFused = normalizesInLinear(pieceCount: pieces.count, pass) && share == nil
         if configuration.normalizesBefore {
             if !isFused { try normalize(layer.attentionNorm, pass) }
         } else if index == 0 {
             try round(pass)
         }
+        if let share { try publish(share, x: scratch.normalized, pass) }
         let hidden = configuration.hiddenSize
         let diskHeads = cache.heads.disk
-        let firstOnDisk = layer.attention.firstIndex { $0.heads.overlaps(diskHeads) }
-        let lastOnDisk = layer.attention.lastIndex { $0.heads.overlaps(diskHeads) }
-        for (number, piece) in layer.attention.enumerated() {
-            if let streamIndex = piece.streamIndex { try take(streamIndex) }
+        let firstOnDisk = pieces.firstIndex { $0.heads.overlaps(diskHeads) }
+        let lastOnDisk = pieces.lastIndex { $0.heads.overlaps(diskHeads) }
+        for (number, piece) in pieces.enumerated() {
+            try take(piece.source)
             let width = piece.heads.count * configuration.headDimension
             try multiply(
                 x: scratch.normalized, inputs: hidden, piece.qkv, bias: piece.qkvBias, to: scratch.qkv,
-                outputs: 3 * width, activation: 0, isResident: piece.streamIndex == nil,
+                outputs: 3 * width, activation: 0, isResident: piece.source == .resident,
                 norm: isFused ? layer.attentionNorm : nil, pass)
             let exchange = pass.isDecode ? cpuAttention?.exchange(layer: index, piece: number) : nil
             if let exchange { try publish(exchange, of: piece, pass) }
@@ -101,9 +102,10 @@ extension GPULane {
             if let exchange { try take(exchange, of: piece, pass) }
             try accumulate(
                 x: scratch.attended, inputs: width, piece.output, bias: number == 0 ? layer.outputBias : 0,
-                isResident: piece.streamIndex == nil, pass)
-            if let streamIndex = piece.streamIndex { try release(streamIndex) }
+                isResident: piece.source == .resident, pass)
+            try release(piece.source)
         }
+        if let share { try join(share, onto: scratch.residual, stride: hidden, adds: true, pass) }
         if !configuration.normalizesBefore { try normalize(layer.attentionNorm, pass, keeps: true) }
     }
 
@@ -162,12 +164,15 @@ extension GPULane {
             longestSegment: pass.longestSegment, on: stream)
     }
 
-    private func mlp(_ layer: GPULayer, _ pass: Pass) throws(CUDAError) {
-        let isFused = normalizesInLinear(pieceCount: layer.mlp.count, pass)
+    private func mlp(_ layer: GPULayer, _ index: Int, _ pass: Pass) throws(CUDAError) {
+        let share = pass.isDecode ? cpuShare?.mlp(layer: index) : nil
+        let pieces = pass.isDecode ? layer.mlp : layer.mlp + layer.fetchedMLP
+        let isFused = normalizesInLinear(pieceCount: pieces.count, pass) && share == nil
         if configuration.normalizesBefore && !isFused { try normalize(layer.mlpNorm, pass) }
-        for (number, piece) in layer.mlp.enumerated() {
-            if let streamIndex = piece.streamIndex { try take(streamIndex) }
-            let isResident = piece.streamIndex == nil
+        if let share { try publish(share, x: scratch.normalized, pass) }
+        for (number, piece) in pieces.enumerated() {
+            try take(piece.source)
+            let isResident = piece.source == .resident
             try multiply(
                 x: scratch.normalized, inputs: configuration.hiddenSize, piece.fc1,
                 bias: layer.fc1Bias(of: piece),
@@ -177,7 +182,10 @@ extension GPULane {
                 x: scratch.neurons, inputs: piece.neurons.count, piece.fc2,
                 bias: number == 0 ? layer.fc2Bias : 0,
                 isResident: isResident, pass)
-            if let streamIndex = piece.streamIndex { try release(streamIndex) }
+            try release(piece.source)
+        }
+        if let share {
+            try join(share, onto: scratch.residual, stride: configuration.hiddenSize, adds: true, pass)
         }
         if !configuration.normalizesBefore { try normalize(layer.mlpNorm, pass, keeps: true) }
     }
@@ -201,10 +209,18 @@ extension GPULane {
             x = scratch.narrow
             inputs = configuration.embeddingSize
         }
-        for piece in weights.logits {
-            if let streamIndex = piece.streamIndex { try take(streamIndex) }
+        let share = pass.isDecode ? cpuShare?.logits : nil
+        if let share { try publish(share, x: x, width: inputs, count) }
+        for piece in pass.isDecode ? weights.logits : weights.logits + weights.fetchedLogits {
+            try take(piece.source)
             try multiplyToLogits(x: x, inputs: inputs, piece, count)
-            if let streamIndex = piece.streamIndex { try release(streamIndex) }
+            try release(piece.source)
+        }
+        if let share {
+            let columns = UInt64(cpuShare!.rows.lowerBound * 4)
+            try join(
+                share, onto: scratch.logits + columns, stride: configuration.vocabularySize, adds: false,
+                count)
         }
     }
 
@@ -220,7 +236,7 @@ extension GPULane {
                     y: scratch.logits + UInt64((first * vocabularySize + piece.rows.lowerBound) * 4),
                     x_stride: UInt32(inputs), y_stride: UInt32(vocabularySize), rows: UInt32(rows),
                     inputs: UInt32(inputs), outputs: UInt32(piece.rows.count), activation: 0, y_is_float: 1,
-                    is_resident: piece.streamIndex == nil ? 1 : 0, residual: 0, norm_weight: 0, norm_bias: 0,
+                    is_resident: piece.source == .resident ? 1 : 0, residual: 0, norm_weight: 0, norm_bias: 0,
                     epsilon: 0), on: stream)
         }
     }

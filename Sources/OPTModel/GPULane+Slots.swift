@@ -4,9 +4,14 @@ import CUDA
 extension GPULane {
     // MARK: Streamed pieces
 
-    /// Lets the stream wait until a block is in its slot.
-    func take(_ streamIndex: Int) throws(CUDAError) {
-        try wait("waiting for weights", flag: weights.streamer!.flagAddress(ofBlock: streamIndex))
+    /// Lets the stream wait until a piece's weights are there.
+    func take(_ source: PieceSource) throws(CUDAError) {
+        switch source {
+        case .resident: return
+        case .streamed(let index):
+            try wait("waiting for weights", flag: weights.streamer!.flagAddress(ofBlock: index))
+        case .fetched(let index): try weights.fetcher!.fetch(index, for: stream)
+        }
     }
 
     /// Lets the stream wait until a flag is 1; a breakdown shows the time by `name`.
@@ -18,12 +23,17 @@ extension GPULane {
         }
     }
 
-    /// Lets the slot be written again.
-    func release(_ streamIndex: Int) throws(CUDAError) {
-        let streamer = weights.streamer!
-        try kernels.signal(
-            flag: streamer.flagAddress(ofBlock: streamIndex), value: 0,
-            notice: streamer.noticeAddress(ofBlock: streamIndex), noticeValue: 1, on: stream)
+    /// Lets a piece's slot be written again.
+    func release(_ source: PieceSource) throws(CUDAError) {
+        switch source {
+        case .resident: return
+        case .streamed(let index):
+            let streamer = weights.streamer!
+            try kernels.signal(
+                flag: streamer.flagAddress(ofBlock: index), value: 0,
+                notice: streamer.noticeAddress(ofBlock: index), noticeValue: 1, on: stream)
+        case .fetched(let index): try weights.fetcher!.release(index, from: stream)
+        }
     }
 
     // MARK: The cache on disk

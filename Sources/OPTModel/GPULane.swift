@@ -31,6 +31,8 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
     private let cacheSlotCount: Int
     /// Attention of decode steps over the cache in CPU memory; nil where the GPU computes it, or none lies there.
     let cpuAttention: CPUCacheAttention?
+    /// The heads, neurons and rows that the processor computes in decode steps; nil where the GPU computes all.
+    let cpuShare: CPUShare?
 
     /// What is being recorded, if anything.
     private(set) var timeline: Timeline?
@@ -65,8 +67,9 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
     ///   - usesStepKernel: decode steps may take the kernels made for them, which bring weights with the copy engine;
     ///     off, to compare the two ways.
     ///   - library: multiplies many rows; nil for kernels of our own alone.
-    ///   - cpu: threads that compute attention of decode steps over the cache in CPU memory, beside the GPU; nil for
-    ///     the GPU to read that cache over PCIe.
+    ///   - cpu: threads that compute beside the GPU in decode steps: what the placement gives the CPU, or, where it gives
+    ///     it nothing, attention over the cache in CPU memory. nil, where the placement gives the CPU nothing, for the
+    ///     GPU to read that cache over PCIe.
     public init(
         _ weights: GPUWeights, context: Context, rowCapacity: Int = mostRows,
         segmentCapacity: Int = mostSequences, cacheSlotCount: Int = defaultCacheSlotCount,
@@ -98,6 +101,8 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
             hostLogits = try Self.pinned(segmentCapacity * configuration.vocabularySize * 4, context)
             cpuAttention = try Self.cpuAttention(
                 weights, cpu, rowCapacity: min(rowCapacity, segmentCapacity), context)
+            cpuShare = try Self.cpuShare(
+                weights, cpu, rowCapacity: min(rowCapacity, segmentCapacity), context)
             try stream.fill(scratch.counters, byteCount: GPUScratch.counterCount * 4)
             if let library {
                 libraryProducts = try LibraryProducts(library, weights, context: context, stream: stream)
@@ -116,7 +121,8 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
         } catch {
             throw ModelError(loading: error)
         }
-        cpuAttention?.isGPUAtWork = { [unowned self] in isAtWork }
+        let part = cpuPart
+        part?.isGPUAtWork = { [unowned self] in isAtWork }
     }
 
     /// Loads the weights where `placement` puts them, and starts streaming those that are elsewhere.
@@ -147,6 +153,7 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
         working.cacheSlotCount = cacheSlotCount
         working.stagingSlotByteCount = GPUWeights.slotByteCount(configuration.shape)
         working.stagingSlotCount = stagingSlotCount
+        working.fetchSlotCount = WeightFetcher.slotCount
         working.gpuScratchByteCount =
             GPUScratch.byteCount(
                 configuration, rowCapacity: mostRows, logitsCapacity: mostSequences)
@@ -175,7 +182,7 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
             return try GPUKVCache(
                 configuration, weights.placement.cacheHeads, capacities: capacities, rowCapacity: rowCapacity,
                 disk: DiskKVCache.Options(folder: weights.offloadFolder, slotCount: cacheSlotCount),
-                pool: cpuAttention?.workers.pool, context: context)
+                pool: cpuPart?.workers.pool, context: context)
         } catch {
             throw ModelError(loading: error)
         }
@@ -198,10 +205,10 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
             let start = ContinuousClock.now
             cache.disk?.begin(batch, timeline: timeline)
             if pass.isDecode {
-                cpuAttention?.begin(batch, cache: cache, step: stepNumber, timeline: timeline)
+                cpuPart?.begin(batch, cache: cache, step: stepNumber, timeline: timeline)
             }
             // Blocks of a whole step wait for each other: they must not share the GPU with those of another lane's.
-            if weights.streamer == nil && cpuAttention == nil && !isWhole(pass, cache) {
+            if weights.streamer == nil && cpuPart == nil && !isWhole(pass, cache) {
                 try run(pass, cache, layout)
             } else {
                 try context.whileKernelsWait { try run(pass, cache, layout) }
@@ -216,8 +223,8 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
     }
 
     private func run(_ pass: Pass, _ cache: GPUKVCache, _ layout: StepBlock.Layout) throws {
-        if pass.isDecode, let cpuAttention {
-            try computeWithCPU(cpuAttention, pass, cache, layout)
+        if pass.isDecode, let cpuPart {
+            try computeWithCPU(cpuPart, pass, cache, layout)
         } else if pass.isDecode && timeline == nil {
             try graph(for: pass, cache, layout).launch(on: stream)
         } else {
@@ -232,6 +239,7 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
             let timeline = try Timeline(on: stream)
             self.timeline = timeline
             weights.streamer?.record(in: timeline)
+            weights.fetcher?.record(in: timeline)
             return timeline
         } catch {
             throw ModelError(error)

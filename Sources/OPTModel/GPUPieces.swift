@@ -1,7 +1,6 @@
 /// A range of a layer's heads as the GPU lane computes it: queries, keys and values, attention, output projection.
 ///
-/// Addresses are of GPU memory. A streamed piece's are those of its staging slot, and `streamIndex` is its place in the
-/// order of the stream; a resident piece has none.
+/// Addresses are of GPU memory, a staging slot's where the piece is not resident.
 struct AttentionPiece: Sendable {
     var heads: Range<Int>
     /// [3, n, hidden]
@@ -10,7 +9,7 @@ struct AttentionPiece: Sendable {
     var output: UInt64
     /// [3, n] in fp32, or 0.
     var qkvBias: UInt64
-    var streamIndex: Int?
+    var source: PieceSource
 }
 
 /// A range of a layer's neurons as the GPU lane computes it: fc1, activation, fc2.
@@ -20,7 +19,7 @@ struct MLPPiece: Sendable {
     var fc1: UInt64
     /// [n, hidden]
     var fc2: UInt64
-    var streamIndex: Int?
+    var source: PieceSource
 }
 
 /// A range of the token table's rows, of which the GPU lane makes logits.
@@ -28,14 +27,28 @@ struct LogitsPiece: Sendable {
     var rows: Range<Int>
     /// [n, embedding]
     var table: UInt64
-    var streamIndex: Int?
+    var source: PieceSource
+}
+
+/// How a piece's weights come to where the GPU reads them.
+enum PieceSource: Sendable, Hashable {
+    /// They lie there.
+    case resident
+    /// Through the `WeightStreamer`; the number is the piece's place in the order of the stream.
+    case streamed(Int)
+    /// Through the `WeightFetcher`, in prefill alone: the CPU computes with them in decode steps.
+    case fetched(Int)
 }
 
 /// One layer of the GPU lane: its pieces in the order in which they are computed, and the vectors, which are always in
 /// GPU memory. Addresses are 0 where the model has no such vector.
 struct GPULayer: Sendable {
+    /// What the GPU computes in every step.
     var attention: [AttentionPiece]
     var mlp: [MLPPiece]
+    /// What it computes in prefill only.
+    var fetchedAttention: [AttentionPiece]
+    var fetchedMLP: [MLPPiece]
     var attentionNorm: GPUNorm
     var outputBias: UInt64
     var mlpNorm: GPUNorm

@@ -15,11 +15,15 @@ public final class GPUWeights: @unchecked Sendable {  // read-only once loaded
     public let placement: Placement
     let layers: [GPULayer]
     let logits: [LogitsPiece]
+    /// Of the rows that the CPU computes in decode steps.
+    let fetchedLogits: [LogitsPiece]
     let finalNorm: GPUNorm
     /// [hidden, embedding] and [embedding, hidden], or 0.
     let projectIn, projectOut: UInt64
     let tokenTable, positionTable: PlacedTable
     let streamer: WeightStreamer?
+    /// Where the CPU computes a part of decode steps.
+    let fetcher: WeightFetcher?
     let file: OffloadFile?
     /// Where what lies on disk is written, caches too.
     public let offloadFolder: FilePath
@@ -27,7 +31,8 @@ public final class GPUWeights: @unchecked Sendable {  // read-only once loaded
     public let byteCount: Int
 
     private let deviceBuffers: [DeviceMemory]
-    private let hostShards: [LayerShard]
+    /// Each layer's part in CPU memory; empty where there is none.
+    let hostShards: [LayerShard]
     private let hostMemory: [PinnedMemory]
 
     public struct Options: Sendable {
@@ -64,6 +69,7 @@ public final class GPUWeights: @unchecked Sendable {  // read-only once loaded
         self.placement = placement
         layers = builder.layers
         logits = builder.logits
+        fetchedLogits = builder.fetchedLogits
         finalNorm = builder.finalNorm
         projectIn = builder.projectIn
         projectOut = builder.projectOut
@@ -72,6 +78,7 @@ public final class GPUWeights: @unchecked Sendable {  // read-only once loaded
         file = builder.file
         offloadFolder = options.offloadFolder
         streamer = builder.streamer
+        fetcher = builder.fetcher
         byteCount = builder.totalByteCount
         deviceBuffers = builder.deviceBuffers
         hostShards = builder.hostShards

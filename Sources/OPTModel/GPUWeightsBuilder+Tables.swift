@@ -85,13 +85,23 @@ extension GPUWeightsBuilder {
     func appendLogits() {
         let table = tokenTable!
         if !table.resident.isEmpty {
-            logits.append(LogitsPiece(rows: table.resident, table: table.residentAddress, streamIndex: nil))
+            logits.append(LogitsPiece(rows: table.resident, table: table.residentAddress, source: .resident))
         }
-        for (rows, _) in cut(table.host, unit: 64, itemByteCount: table.rowByteCount, .cpu) {
-            let run = UnsafeRawBufferPointer(
+        func run(_ rows: Range<Int>) -> UnsafeRawBufferPointer {
+            UnsafeRawBufferPointer(
                 start: table.hostBase! + (rows.lowerBound - table.host.lowerBound) * table.rowByteCount,
                 count: rows.count * table.rowByteCount)
-            appendLogits(rows, append(.host([run]), byteCount: run.count))
+        }
+        let streamed = placement.tokenTable.streamed(from: .cpu)
+        for (rows, _) in cut(streamed, unit: 64, itemByteCount: table.rowByteCount, .cpu) {
+            appendLogits(rows, append(.host([run(rows)]), byteCount: run(rows).count))
+        }
+        let computed = placement.tokenTable.cpuComputed
+        for (rows, _) in cut(computed, unit: 64, itemByteCount: table.rowByteCount, .cpu) {
+            let index = fetcher!.add(.init(runs: [run(rows)]))
+            fetchedLogits.append(
+                LogitsPiece(
+                    rows: rows, table: fetcher!.address(ofBlock: index), source: .fetched(index)))
         }
         for run in table.disk {
             let byteCount = run.rows.count * table.rowByteCount
@@ -101,7 +111,8 @@ extension GPUWeightsBuilder {
 
     private func appendLogits(_ rows: Range<Int>, _ index: Int) {
         logits.append(
-            LogitsPiece(rows: rows, table: ring!.address(ofSlot: blocks[index].slot), streamIndex: index))
+            LogitsPiece(
+                rows: rows, table: ring!.address(ofSlot: blocks[index].slot), source: .streamed(index)))
     }
 }
 

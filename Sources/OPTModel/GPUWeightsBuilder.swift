@@ -23,6 +23,8 @@ final class GPUWeightsBuilder<Source: TensorSource> {
     var projectOut: UInt64 = 0
     var tokenTable, positionTable: PlacedTable?
     var streamer: WeightStreamer?
+    let fetcher: WeightFetcher?
+    var fetchedLogits: [LogitsPiece] = []
     var deviceBuffers: [DeviceMemory] = []
     var hostShards: [LayerShard] = []
     var hostMemory: [PinnedMemory] = []
@@ -66,6 +68,10 @@ final class GPUWeightsBuilder<Source: TensorSource> {
             ? try StagingRing(
                 slotByteCount: GPUWeights.slotByteCount(placement.shape), slotCount: options.stagingSlotCount,
                 context: context) : nil
+        fetcher =
+            placement.computesOnCPU
+            ? try WeightFetcher(slotByteCount: GPUWeights.slotByteCount(placement.shape), context: context)
+            : nil
     }
 
     func load() throws {
@@ -105,7 +111,11 @@ final class GPUWeightsBuilder<Source: TensorSource> {
             + cut(attention.streamed(from: .cpu), unit: 1, itemByteCount: placement.shape.bytesPerHead, .cpu)
             + cut(
                 attention.streamed(from: .disk), unit: 1, itemByteCount: placement.shape.bytesPerHead, .disk)
+        let fetchedHeads = cut(
+            attention.cpuComputed, unit: 1, itemByteCount: placement.shape.bytesPerHead, .cpu
+        ).map(\.0)
         let biases = headPieces.map { heads, _ in layout.qkvBias(tensors, layer: layer, heads: heads) }
+        let fetchedBiases = fetchedHeads.map { layout.qkvBias(tensors, layer: layer, heads: $0) }
         let vectors = LayerVectorOffsets(&layout, tensors, layer: layer, neurons: 0..<mlp.count)
         let memory = try DeviceMemory(byteCount: layout.byteCount, context: context)
         deviceBuffers.append(memory)
@@ -120,7 +130,7 @@ final class GPUWeightsBuilder<Source: TensorSource> {
                 attentionPieces.append(
                     AttentionPiece(
                         heads: heads, qkv: address(resident.qkv), output: address(resident.output),
-                        qkvBias: address(bias), streamIndex: nil))
+                        qkvBias: address(bias), source: .resident))
                 continue
             }
             let index = try stream(byteCount: 4 * rows.count * rowByteCount, tier) { slots in
@@ -136,7 +146,16 @@ final class GPUWeightsBuilder<Source: TensorSource> {
             attentionPieces.append(
                 AttentionPiece(
                     heads: heads, qkv: slot, output: slot + UInt64(3 * rows.count * rowByteCount),
-                    qkvBias: address(bias), streamIndex: index))
+                    qkvBias: address(bias), source: .streamed(index)))
+        }
+        let fetchedAttention = zip(fetchedHeads, fetchedBiases).map { heads, bias in
+            let rows = tensors.rows(of: heads)
+            let index = fetcher!.add(
+                .init(runs: shard!.attentionRuns(rows, headSize: headSize, rowByteCount: rowByteCount)))
+            let slot = fetcher!.address(ofBlock: index)
+            return AttentionPiece(
+                heads: heads, qkv: slot, output: slot + UInt64(3 * rows.count * rowByteCount),
+                qkvBias: address(bias), source: .fetched(index))
         }
 
         let neuronPieces =
@@ -149,7 +168,7 @@ final class GPUWeightsBuilder<Source: TensorSource> {
                 mlpPieces.append(
                     MLPPiece(
                         neurons: neurons, fc1: address(resident.fc1), fc2: address(resident.fc2),
-                        streamIndex: nil))
+                        source: .resident))
                 continue
             }
             let index = try stream(byteCount: 2 * neurons.count * rowByteCount, tier) { slots in
@@ -165,12 +184,22 @@ final class GPUWeightsBuilder<Source: TensorSource> {
             mlpPieces.append(
                 MLPPiece(
                     neurons: neurons, fc1: slot, fc2: slot + UInt64(neurons.count * rowByteCount),
-                    streamIndex: index))
+                    source: .streamed(index)))
+        }
+        let fetchedMLP = cut(
+            mlp.cpuComputed, unit: 64, itemByteCount: placement.shape.bytesPerNeuron, .cpu
+        ).map { neurons, _ in
+            let index = fetcher!.add(.init(runs: shard!.mlpRuns(neurons, rowByteCount: rowByteCount)))
+            let slot = fetcher!.address(ofBlock: index)
+            return MLPPiece(
+                neurons: neurons, fc1: slot, fc2: slot + UInt64(neurons.count * rowByteCount),
+                source: .fetched(index))
         }
 
         layers.append(
             GPULayer(
-                attention: attentionPieces, mlp: mlpPieces,
+                attention: attentionPieces, mlp: mlpPieces, fetchedAttention: fetchedAttention,
+                fetchedMLP: fetchedMLP,
                 attentionNorm: GPUNorm(
                     weight: address(vectors.attentionNormWeight), bias: address(vectors.attentionNormBias)),
                 outputBias: address(vectors.outputBias),

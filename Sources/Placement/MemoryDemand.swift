@@ -7,6 +7,8 @@ public struct WorkingMemory: Sendable, Hashable {
     /// One slot of the ring through which weights are streamed to the GPU.
     public var stagingSlotByteCount = 0
     public var stagingSlotCount = 0
+    /// Slots of the same size through which prefill gets what the CPU computes in decode steps.
+    public var fetchSlotCount = 0
     /// Activations, logits and what else the kernels need on the GPU.
     public var gpuScratchByteCount = 0
     /// The pinned buffers into which the disk is read.
@@ -26,6 +28,7 @@ public struct MemoryDemand: Sendable, Hashable {
         case cache
         case cacheSlots
         case stagingRing
+        case fetchedWeights
         case readBuffers
         case scratch
 
@@ -40,6 +43,7 @@ public struct MemoryDemand: Sendable, Hashable {
             case .cache: "cache"
             case .cacheSlots: "slots of the cache on disk"
             case .stagingRing: "staging ring"
+            case .fetchedWeights: "the CPU's weights in prefill"
             case .readBuffers: "read buffers"
             case .scratch: "scratch"
             }
@@ -78,6 +82,9 @@ public struct MemoryDemand: Sendable, Hashable {
         add(.gpu, .biasesAndNorms, shape.vectorByteCount)
         if placement.streamsWeights {
             add(.gpu, .stagingRing, working.stagingSlotByteCount * working.stagingSlotCount)
+        }
+        if placement.computesOnCPU {
+            add(.gpu, .fetchedWeights, working.stagingSlotByteCount * working.fetchSlotCount)
         }
         add(.gpu, .scratch, working.gpuScratchByteCount)
         addPlaced(.cpu)

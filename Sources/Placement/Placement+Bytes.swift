@@ -24,6 +24,18 @@ extension Placement {
         }
     }
 
+    /// The weights that the CPU reads in a step, all layers.
+    public var cpuComputedByteCount: Int {
+        [LayerKind.outputEmbedding, .attention, .mlp].reduce(0) {
+            $0 + byteCount($1, self[$1].cpuComputed)
+        }
+    }
+
+    /// The cache of the heads that the CPU computes, of so many bytes of all heads' keys and values.
+    public func cpuComputedCacheByteCount(of byteCount: Int) -> Int {
+        byteCount * attention.cpuComputed.count / max(1, cacheHeads.count)
+    }
+
     /// The cache that lies on `tier`, for sequences with so many positions together.
     public func cacheByteCount(on tier: Tier, positionCount: Int) -> Int {
         cacheHeads[tier].count * positionCount * shape.cacheBytesPerHead

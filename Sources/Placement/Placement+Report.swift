@@ -27,7 +27,8 @@ extension Placement {
     /// Who computes attention of decode steps over the cache in CPU memory; nil where none lies there, and the CPU was
     /// not asked to.
     public func cacheComputationLine(isAskedOfCPU: Bool) -> String? {
-        if !cacheHeads.cpu.isEmpty {
+        // What the CPU computes with heads, it computes where their cache is.
+        if !cacheHeads.cpu.clamped(to: attention.gpuComputed).isEmpty {
             return "attention over the cache in CPU memory: "
                 + (isAskedOfCPU ? "decode on the CPU, prefill on the GPU" : "on the GPU, over PCIe")
         }

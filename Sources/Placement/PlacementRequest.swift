@@ -45,6 +45,13 @@ public struct PlacementRequest: Sendable, Hashable {
         self.init(unchecked: weights, cache: cache, computation: computation, weightFlag: weightFlag)
     }
 
+    /// Whether the CPU computes a part of some kind of layer while weights are streamed to the GPU for another part.
+    public var usesBothLanes: Bool {
+        let kinds: [LayerKind] = [.outputEmbedding, .attention, .mlp]
+        return kinds.contains { computation[$0] < 100 }
+            && kinds.contains { weights[$0].gpuPercent < computation[$0] }
+    }
+
     /// A request whose parts are known to be right.
     init(
         unchecked weights: PerLayerKind<TierShares>, cache: TierShares, computation: PerLayerKind<Double>,

@@ -4,7 +4,8 @@ import Placement
 ///
 /// Weights that are not on the GPU pass through PCIe into its memory, where they are read again. The cache is read where
 /// it lies or, where that is the disk, where it was read to: by the GPU, through PCIe, or what lies in CPU memory by the
-/// processor. The rows that both exchange then are left out: thousandths.
+/// processor. What the processor computes it reads from CPU memory. The rows that both exchange are left out:
+/// thousandths.
 struct DecodeTraffic: Equatable {
     var gpuMemory: Int
     var pcie: Int
@@ -18,11 +19,13 @@ struct DecodeTraffic: Equatable {
     init(_ placement: Placement, weights: Int, cache: Int, computesCacheOnCPU: Bool) {
         let fromDisk = placement.streamedByteCount(from: .disk)
         let streamed = placement.streamedByteCount(from: .cpu) + fromDisk
-        let hostCache = placement.cacheByteCount(on: .cpu, of: cache)
+        let ownCache = placement.cpuComputedCacheByteCount(of: cache)
+        let hostCache = placement.cacheByteCount(on: .cpu, of: cache) - ownCache
         let diskCache = placement.cacheByteCount(on: .disk, of: cache)
-        gpuMemory = weights + cache - hostCache - diskCache
+        let computed = placement.cpuComputedByteCount
+        gpuMemory = weights - computed + cache - ownCache - hostCache - diskCache
         pcie = streamed + diskCache + (computesCacheOnCPU ? 0 : hostCache)
-        cpuMemory = computesCacheOnCPU ? hostCache : 0
+        cpuMemory = computed + ownCache + (computesCacheOnCPU ? hostCache : 0)
         disk = fromDisk + diskCache
     }
 }

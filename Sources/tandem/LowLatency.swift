@@ -27,13 +27,8 @@ struct LowLatency: AsyncParsableCommand {
     @OptionGroup(title: "Log") var log: LogArguments
 
     func run() async throws {
-        var options = try placement.engineOptions(modelArguments.engineOptions)
-        options.computesOn = .gpu
-        options.expectedPositionCount = workload.positionCount
-        let engine = try await modelArguments.load(model, options: options, isQuiet: false)
-        let report = try await workload.run(on: engine)
-        writeToStandardOutput(report.text)
-        try log.write(report)
+        try await runOnGPU(
+            model, modelArguments: modelArguments, placement: placement, workload: workload, log: log)
     }
 }
 

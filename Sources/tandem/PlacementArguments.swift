@@ -15,7 +15,22 @@ struct PlacementArguments: ParsableArguments {
     @Option(
         parsing: .upToNextOption,
         help: ArgumentHelp(
-            "GPU % and CPU % of the attention cache: two numbers, the rest is on disk (100 0).",
+            "The same for --per-layer-computation-percent: where the weights lie.", valueName: "percent"))
+    var perLayerWeightPercent: [Double] = []
+
+    @Option(
+        parsing: .upToNextOption,
+        help: ArgumentHelp(
+            "The GPU's % of the computation of the same four: four numbers, none below the GPU's % of the weights. What it "
+                + "computes and does not have is streamed to it; the CPU computes the rest.",
+            valueName: "percent"))
+    var perLayerComputationPercent: [Double] = []
+
+    @Option(
+        parsing: .upToNextOption,
+        help: ArgumentHelp(
+            "GPU % and CPU % of the attention cache: two numbers, the rest is on disk (100 0; where the CPU computes a part "
+                + "of self-attention, as that).",
             valueName: "percent"))
     var cachePercent: [Double] = []
 
@@ -51,9 +66,32 @@ struct PlacementArguments: ParsableArguments {
     /// What was asked; nil where the placement is left to Tandem.
     var request: PlacementRequest? {
         get throws {
+            if !perLayerWeightPercent.isEmpty || !perLayerComputationPercent.isEmpty {
+                return try balancedRequest
+            }
             guard !perLayerPercent.isEmpty else { return nil }
             return try PlacementRequest(
                 perLayerPercent: perLayerPercent, cachePercent: cachePercent.isEmpty ? nil : cachePercent)
+        }
+    }
+
+    private var balancedRequest: PlacementRequest {
+        get throws {
+            guard perLayerPercent.isEmpty else {
+                throw ValidationError(
+                    "--per-layer-percent says that the GPU computes everything; give --per-layer-weight-percent in its "
+                        + "place beside --per-layer-computation-percent")
+            }
+            guard !perLayerWeightPercent.isEmpty else {
+                throw ValidationError(
+                    "--per-layer-computation-percent needs --per-layer-weight-percent, which says where the weights lie"
+                )
+            }
+            return try PlacementRequest(
+                perLayerWeightPercent: perLayerWeightPercent,
+                perLayerComputationPercent: perLayerComputationPercent.isEmpty
+                    ? [100, 100, 100, 100] : perLayerComputationPercent,
+                cachePercent: cachePercent.isEmpty ? nil : cachePercent)
         }
     }
 

@@ -64,6 +64,21 @@ import Testing
     }
 
     @Test(arguments: KernelSet.all)
+    func `linear_transposed of no inputs is zeros`(set: KernelSet) {
+        for rows in [1, 2, 5] {
+            let y = FencedBuffer([Float](repeating: 7, count: rows * 36))
+            var arguments = tandem_linear_transposed(
+                x: y.pointer, x_stride: 0, weights: FencedBuffer([UInt16](repeating: 0, count: 36)).pointer,
+                y: y.pointer, y_stride: 36, rows: rows, inputs: 0, outputs: 35)
+            set.kernels.pointee.linear_transposed(&arguments)
+            for row in 0..<rows {
+                #expect((0..<35).allSatisfy { y.pointer[row * 36 + $0] == 0 })
+                #expect(y.pointer[row * 36 + 35] == 7)
+            }
+        }
+    }
+
+    @Test(arguments: KernelSet.all)
     func `gelu is exact to 1e-6 over its whole range`(set: KernelSet) {
         // One input of weight 1: y is the activation of x.
         let values = (-1300...1300).map { Float($0) * 0.01 } + [-1e30, -100, 100, 1e30, -0.0]

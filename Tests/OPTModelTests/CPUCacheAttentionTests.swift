@@ -21,7 +21,7 @@ enum CPUCacheAttentionCases {
     /// Decodes until another thread has aborted the link.
     static func expectError(ofAbortIn model: LoadedModel, _ golden: GoldenCase, isRecorded: Bool) throws {
         let lane = try #require(model.gpuLane)
-        let link = try #require(lane.cpuAttention?.link)
+        let link = try #require(lane.cpuPart?.link)
         if isRecorded { _ = try lane.startTimeline() }
         _ = try model.decodeGreedily([golden.prompts[0].ids], steps: 4)
         let thread = startThread {

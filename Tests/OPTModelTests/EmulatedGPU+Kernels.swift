@@ -234,16 +234,41 @@ extension EmulatedGPU {
         flag(a.word).pointee.store(pointer(a.step, to: UInt32.self).pointee, ordering: .releasing)
     }
 
-    static func take(_ a: tandem_gpu_await) {
-        let end = ContinuousClock.now + .nanoseconds(Int64(a.timeout_nanoseconds))
-        while flag(a.word).pointee.load(ordering: .acquiring) != pointer(a.step, to: UInt32.self).pointee {
-            if flag(a.abort).pointee.load(ordering: .acquiring) != 0 { return }
+    /// Whether the answer of an exchange came.
+    private static func poll(word: UInt64, step: UInt64, abort: UInt64, timeoutNanoseconds: UInt64) -> Bool {
+        let end = ContinuousClock.now + .nanoseconds(Int64(timeoutNanoseconds))
+        while flag(word).pointee.load(ordering: .acquiring) != pointer(step, to: UInt32.self).pointee {
+            if flag(abort).pointee.load(ordering: .acquiring) != 0 { return false }
             if ContinuousClock.now > end {
-                flag(a.abort).pointee.store(UInt32(TANDEM_GPU_WAITED_TOO_LONG), ordering: .releasing)
-                return
+                flag(abort).pointee.store(UInt32(TANDEM_GPU_WAITED_TOO_LONG), ordering: .releasing)
+                return false
             }
             sched_yield()
         }
+        return true
+    }
+
+    static func join(_ a: tandem_gpu_join) {
+        guard
+            poll(
+                word: a.word, step: a.step, abort: a.abort, timeoutNanoseconds: a.timeout_nanoseconds)
+        else { return }
+        let (from, to) = (pointer(a.from, to: Float.self), pointer(a.to, to: Float.self))
+        for row in 0..<Int(a.rows) {
+            for column in 0..<Int(a.columns) {
+                let element = to + row * Int(a.stride) + column
+                element.pointee =
+                    from[row * Int(a.columns) + column] + (a.adds != 0 ? element.pointee : 0)
+            }
+        }
+        spoil(to, count: (Int(a.rows) - 1) * Int(a.stride) + Int(a.columns))
+    }
+
+    static func take(_ a: tandem_gpu_await) {
+        guard
+            poll(
+                word: a.word, step: a.step, abort: a.abort, timeoutNanoseconds: a.timeout_nanoseconds)
+        else { return }
         let (from, to) = (pointer(a.from, to: UInt16.self), pointer(a.to, to: UInt16.self))
         for row in 0..<Int(a.rows) {
             (to + row * Int(a.stride)).update(from: from + row * Int(a.columns), count: Int(a.columns))

@@ -80,6 +80,15 @@ final class EmulatedEvent: @unchecked Sendable {  // guarded by `state`
         if let stream { stream.append(reach) } else { reach() }
     }
 
+    /// Lets a stream wait for the last record so far.
+    func delay(_ stream: EmulatedStream?) {
+        let target = state.withLock { $0.recorded }
+        let wait = { [self] in
+            while state.withLock({ $0.reached < target }) { usleep(20) }
+        }
+        if let stream { stream.append(wait) } else { wait() }
+    }
+
     var isComplete: Bool { state.withLock { $0.recorded == $0.reached } }
     var time: ContinuousClock.Instant { state.withLock { $0.time } }
 }
@@ -102,6 +111,7 @@ extension EmulatedGPU {
         case "cuStreamDestroy_v2": unsafeBitCast(destroyStream, to: UnsafeMutableRawPointer.self)
         case "cuStreamSynchronize": unsafeBitCast(synchronize, to: UnsafeMutableRawPointer.self)
         case "cuStreamQuery": unsafeBitCast(query, to: UnsafeMutableRawPointer.self)
+        case "cuStreamWaitEvent": unsafeBitCast(waitForEvent, to: UnsafeMutableRawPointer.self)
         case "cuMemHostUnregister": unsafeBitCast(unpin, to: UnsafeMutableRawPointer.self)
         case "cuEventCreate": unsafeBitCast(makeEvent, to: UnsafeMutableRawPointer.self)
         case "cuEventDestroy_v2": unsafeBitCast(destroyEvent, to: UnsafeMutableRawPointer.self)
@@ -134,6 +144,12 @@ extension EmulatedGPU {
 
     private static let query: @convention(c) (OpaquePointer?) -> CUresult = { handle in
         stream(handle)?.isIdle == false ? notReady : 0
+    }
+
+    private static let waitForEvent: @convention(c) (OpaquePointer?, OpaquePointer?, UInt32) -> CUresult = {
+        handle, ofEvent, _ in
+        event(ofEvent).delay(stream(handle))
+        return 0
     }
 
     private static let unpin: @convention(c) (UnsafeMutableRawPointer) -> CUresult = { _ in

@@ -214,6 +214,8 @@ enum EmulatedGPU {
             wait(arguments.load(as: tandem_gpu_wait.self))
         } else if name == "publish" {
             publish(arguments.load(as: tandem_gpu_publish.self))
+        } else if name == "join" {
+            join(arguments.load(as: tandem_gpu_join.self))
         } else if name == "await" {
             take(arguments.load(as: tandem_gpu_await.self))
         } else if name == "read" {

@@ -133,6 +133,19 @@ import Testing
         }
     }
 
+    @Test(
+        arguments: GoldenCase.all.filter { $0.checkpoint.hasPrefix("safetensors") }, CPUShareCases.splits)
+    func `greedy tokens are those of transformers, whoever computes what`(
+        golden: GoldenCase, split: CPUShareCases.Split
+    ) throws {
+        let model = try LoadedModel(golden.folder, onGPU: try split.request, cpu: LoadedModel.CPUPart())
+        for prompts in [golden.prompts, [golden.prompts[1]]] {
+            let result = try model.decodeGreedily(
+                prompts.map(\.ids), steps: prompts[0].tokens.count, choosesOnLane: true)
+            for (tokens, prompt) in zip(result.tokens, prompts) { #expect(tokens == prompt.tokens) }
+        }
+    }
+
     @Test(arguments: [false, true])
     func `an abort of the link in the middle of a generation is an error, not a hang`(isRecorded: Bool) throws
     {

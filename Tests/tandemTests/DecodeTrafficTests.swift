@@ -50,4 +50,18 @@ struct DecodeTrafficTests {
         #expect(traffic[0] == traffic[1])
         #expect(traffic[0].disk > 0 && traffic[0].pcie > traffic[0].disk && traffic[0].cpuMemory == 0)
     }
+
+    @Test func `what the CPU computes it reads from CPU memory, with its heads' cache`() throws {
+        let placement = Placement(
+            Self.shape,
+            try PlacementRequest(
+                perLayerWeightPercent: [100, 0, 100, 0, 25, 75, 25, 75],
+                perLayerComputationPercent: [100, 100, 50, 50]))
+        let traffic = DecodeTraffic(
+            placement, weights: 200_000_000, cache: 12_000, computesCacheOnCPU: false)
+        // Half of 7.1 million weights a layer, of which half are streamed to the GPU's half.
+        #expect(traffic.cpuMemory == 12 * 7_077_888 + 6_000)
+        #expect(traffic.pcie == 12 * 7_077_888 / 2)
+        #expect(traffic.gpuMemory == 200_000_000 + 12_000 - traffic.cpuMemory)
+    }
 }

@@ -43,6 +43,34 @@ struct PlacementArgumentsTests {
         #expect(request.cache == .allOnGPU)
     }
 
+    @Test func `weights and computation give a placement that both lanes compute`() throws {
+        let command = try parse(
+            "low-latency-opt --per-layer-weight-percent 0 100 0 100 20 80 0 100 --per-layer-computation-percent 40 40 40 40"
+        )
+        let request = try #require(try command.placement.request)
+        #expect(request.computation.attention == 40 && request.weights.attention.gpuPercent == 20)
+        #expect(request.cache.gpuPercent == 40 && request.usesBothLanes)
+    }
+
+    @Test(arguments: [
+        (
+            "--per-layer-percent 0 100 0 100 0 100 0 100 --per-layer-computation-percent 40 40 40 40",
+            "give --per-layer-weight-percent in its place"
+        ),
+        ("--per-layer-computation-percent 40 40 40 40", "needs --per-layer-weight-percent"),
+        (
+            "--per-layer-weight-percent 0 100 0 100 50 50 0 100 --per-layer-computation-percent 40 40 40 40",
+            "self-attention has 50 % of its weights on the GPU, which computes 40 %"
+        ),
+        (
+            "--per-layer-weight-percent 0 100 0 100 0 100 0 100 --per-layer-computation-percent 40 40 40",
+            "takes four numbers"
+        ),
+    ])
+    func `weights and computation that do not go together are refused`(line: String, sentence: String) {
+        #expect(refusal("low-latency-opt \(line)")?.message.contains(sentence) == true)
+    }
+
     @Test func `without percentages the placement is Tandem's, with FlexGen's other defaults`() throws {
         let placement = try parse("low-latency-opt").placement
         #expect(try placement.request == nil && placement.cacheShares == nil)

@@ -194,4 +194,10 @@ static void linear_transposed_into(const tandem_linear_transposed *a, int accumu
   }
 }
 
-static void linear_transposed(const tandem_linear_transposed *a) { linear_transposed_into(a, 0); }
+static void linear_transposed(const tandem_linear_transposed *a) {
+  // The sum over nothing: threads that have no part of the inputs add zeros to a block's sum.
+  for (size_t r = 0; a->inputs == 0 && r < a->rows; r++) {
+    for (size_t o = 0; o < a->outputs; o++) a->y[r * a->y_stride + o] = 0;
+  }
+  linear_transposed_into(a, 0);
+}

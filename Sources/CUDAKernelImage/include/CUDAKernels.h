@@ -321,6 +321,18 @@ typedef struct {
   uint32_t rows, stride, columns;
   uint64_t timeout_nanoseconds;
 } tandem_gpu_await;
+
+/// Polls as `await` does, until *word == *step; then to[r, c] = from[r, c], or += where `adds` is set: the
+/// end of a block that two lanes compute together. Grid: any. Block: 512.
+typedef struct {
+  tandem_device_pointer from;   // fp32 [rows, columns], contiguous, in mapped host memory
+  tandem_device_pointer to;     // fp32 [rows, stride], from the first column on
+  tandem_device_pointer step;   // uint32
+  tandem_device_pointer word;   // uint32 in mapped host memory
+  tandem_device_pointer abort;  // uint32 in mapped host memory
+  uint32_t rows, stride, columns, adds;
+  uint64_t timeout_nanoseconds;
+} tandem_gpu_join;
 enum { TANDEM_GPU_WAITED_TOO_LONG = 1 };
 
 /// Reads every 16 bytes once and adds up a digest: what decode is measured against. Block: 512.

@@ -1,0 +1,85 @@
+import CUDA
+
+/// Brings to the GPU what the CPU computes in decode steps, once for each prefill, in which the GPU computes everything.
+///
+/// Copies follow each other on a stream of their own, beside those of the `WeightStreamer`, through a few slots in GPU
+/// memory. All of it is asked for ahead by the thread that launches prefill; events keep the two streams in step.
+final class WeightFetcher: @unchecked Sendable {  // used by the thread that leads the lane
+    /// Runs of host memory, one behind the other in a slot.
+    struct Block: @unchecked Sendable {  // the memory is the weights', read-only once loaded
+        var runs: [UnsafeRawBufferPointer]
+        var byteCount: Int { runs.reduce(0) { $0 + $1.count } }
+    }
+
+    static let slotCount = 2
+
+    private(set) var blocks: [Block] = []
+    private let slotByteCount: Int
+    private let memory: DeviceBuffer
+    private let copies: Stream
+    private let arrivals: [Event]
+    private let uses: [Event]
+    private var timeline: Timeline?
+
+    init(slotByteCount: Int, context: Context) throws(CUDAError) {
+        self.slotByteCount = slotByteCount
+        memory = try DeviceBuffer(byteCount: slotByteCount * Self.slotCount, context: context)
+        copies = try Stream(context: context)
+        var arrivals: [Event] = []
+        var uses: [Event] = []
+        for _ in 0..<Self.slotCount {
+            arrivals.append(try Event(context: context))
+            uses.append(try Event(context: context))
+        }
+        self.arrivals = arrivals
+        self.uses = uses
+    }
+
+    /// Work that has been asked for is done before the memory goes.
+    deinit { try? copies.synchronize() }
+
+    /// Adds a block to those that can be fetched; blocks are fetched in the order in which they were added.
+    ///
+    /// - Returns: its number.
+    func add(_ block: Block) -> Int {
+        precondition(
+            block.byteCount <= slotByteCount, "WeightFetcher: \(block.byteCount) bytes of \(slotByteCount)")
+        blocks.append(block)
+        return blocks.count - 1
+    }
+
+    func address(ofBlock index: Int) -> UInt64 {
+        memory.address + UInt64(index % Self.slotCount * slotByteCount)
+    }
+
+    func record(in timeline: Timeline) { self.timeline = timeline }
+
+    /// Asks for a block's copy, behind the last use of its slot, and lets `stream` wait for it.
+    func fetch(_ index: Int, for stream: Stream) throws(CUDAError) {
+        let slot = index % Self.slotCount
+        // An event that was never recorded lets everything pass.
+        try copies.wait(for: uses[slot])
+        if let timeline {
+            try timeline.record(.copy, "copy to the GPU", on: copies) { () throws(CUDAError) in
+                try copy(index)
+            }
+        } else {
+            try copy(index)
+        }
+        try arrivals[slot].record(on: copies)
+        try stream.wait(for: arrivals[slot])
+    }
+
+    /// Gives a block's slot back, behind what is in `stream`.
+    func release(_ index: Int, from stream: Stream) throws(CUDAError) {
+        try uses[index % Self.slotCount].record(on: stream)
+    }
+
+    private func copy(_ index: Int) throws(CUDAError) {
+        var address = address(ofBlock: index)
+        for run in blocks[index].runs {
+            try copies.upload(run.baseAddress!, to: address, byteCount: run.count)
+            address += UInt64(run.count)
+        }
+    }
+}
