@@ -27,9 +27,7 @@ extension CostModel {
             (workload.promptRowCount + Self.prefillRowCount - 1) / Self.prefillRowCount)
         let streamedFromDisk = Double(placement.streamedByteCount(from: .disk))
         let streamed = streamedFromDisk + Double(placement.streamedByteCount(from: .cpu))
-        let fetched = kinds.reduce(placement.byteCount(.outputEmbedding, placement.tokenTable.cpuComputed)) {
-            $0 + placement.byteCount($1, placement[$1].cpuComputed)
-        }
+        let fetched = Double(placement.cpuComputedByteCount)
         let held = min(streamed, Double(staging.slotCount * staging.slotByteCount))
         let diskShare = streamed == 0 ? 0 : streamedFromDisk / streamed
         let cacheElsewhere = [Tier.cpu, .disk].reduce(0) {
@@ -38,7 +36,7 @@ extension CostModel {
         cost.gpuSeconds =
             max(operationCount / Self.gpuOperationsPerSecond, passes * byteCount / rates.gpuRead)
             + Double(cacheElsewhere) / (Self.prefillInPlaceCacheEfficiency * rates.uploadAlone)
-        cost.pcieSeconds = (passes * (streamed + Double(fetched)) - held) / rates.uploadAlone
+        cost.pcieSeconds = (passes * (streamed + fetched / Self.fetchEfficiency) - held) / rates.uploadAlone
         cost.diskSeconds =
             (passes * streamedFromDisk - diskShare * held) / (Self.diskReadEfficiency * rates.disk)
         cost.seconds = max(cost.gpuSeconds, cost.pcieSeconds, cost.diskSeconds)

@@ -36,6 +36,7 @@ extension WorkingMemory {
         cacheSlotCount = 4
         stagingSlotByteCount = shape.headCount * shape.bytesPerHead
         stagingSlotCount = 4
+        fetchSlotCount = 2
         gpuScratchByteCount = 300 << 20
         readBufferByteCount = 3 * stagingSlotByteCount
     }
