@@ -16,8 +16,11 @@ extension ModelShape {
         return shape
     }
 
+    static let opt125M = published[0]
     static let opt350M = published[1]
+    static let opt1_3B = published[2]
     static let opt6_7B = published[4]
+    static let opt13B = published[5]
     static let opt30B = published[6]
     static let opt175B = published[8]
 }

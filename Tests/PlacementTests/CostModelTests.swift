@@ -1,0 +1,287 @@
+import Testing
+
+@testable import Placement
+
+struct CostModelTests {
+    /// Of a measured figure.
+    private static let tolerance = 0.1
+
+    private func expect(
+        _ seconds: Double, measured: Double, _ name: String, sourceLocation: SourceLocation = #_sourceLocation
+    ) {
+        #expect(
+            abs(seconds / measured - 1) <= Self.tolerance, "\(name): \(seconds) s, measured \(measured) s",
+            sourceLocation: sourceLocation)
+    }
+
+    private func latency(
+        _ shape: ModelShape, _ request: PlacementRequest, batchSize: Int = 1
+    ) -> LatencyPrediction {
+        CostModel(shape, .standard(batchSize: batchSize)).latency(of: Placement(shape, request))
+    }
+
+    /// Nothing on the GPU, which computes so many percent of everything.
+    private func balanced(_ percent: Double) throws -> PlacementRequest {
+        try PlacementRequest(
+            perLayerWeightPercent: [0, 100, 0, 100, 0, 100, 0, 100],
+            perLayerComputationPercent: [percent, percent, percent, percent])
+    }
+
+    // MARK: What was measured
+
+    @Test func `steps with all on the GPU take what was measured`() throws {
+        let all = try PlacementRequest.alike(100, 0)
+        let sizes: [(ModelShape, Double)] = [
+            (.opt1_3B, 0.854e-3), (.opt6_7B, 3.43e-3), (.opt13B, 6.81e-3), (.opt30B, 15.0e-3),
+        ]
+        for (shape, measured) in sizes {
+            let step = latency(shape, all).decodeStep
+            expect(step.seconds, measured: measured, "\(shape.hiddenSize) wide")
+            #expect(step.waitedFor == .gpu && step.pcieSeconds == 0 && step.joinSeconds == 0)
+        }
+        for (batchSize, measured) in [(8, 4.18e-3), (16, 4.98e-3), (24, 5.46e-3)] {
+            let step = latency(.opt6_7B, all, batchSize: batchSize).decodeStep
+            expect(step.seconds, measured: measured, "batch \(batchSize)")
+        }
+    }
+
+    @Test func `steps with streamed weights take what was measured`() throws {
+        let none = try PlacementRequest.alike(0, 100)
+        let some = try PlacementRequest(perLayerPercent: [100, 0, 100, 0, 70, 30, 70, 30])
+        let cases: [(ModelShape, PlacementRequest, Double)] = [
+            (.opt6_7B, none, 0.240), (.opt30B, none, 1.080), (.opt6_7B, some, 71.5e-3),
+        ]
+        for (shape, request, measured) in cases {
+            let step = latency(shape, request).decodeStep
+            expect(step.seconds, measured: measured, request.weightArguments)
+            #expect(step.waitedFor == .pcie && step.pcieSeconds == step.seconds)
+        }
+        let disk = try PlacementRequest(perLayerPercent: [100, 0, 100, 0, 0, 0, 0, 0])
+        let step = latency(.opt6_7B, disk).decodeStep
+        expect(step.seconds, measured: 5.265, "weights on disk")
+        #expect(step.waitedFor == .disk)
+    }
+
+    @Test func `steps with a cache elsewhere take what was measured`() throws {
+        let cases: [([Double], ClosedRange<Double>)] = [
+            ([0, 100], 9.02e-3...9.02e-3), ([50, 50], 6.40e-3...6.40e-3), ([0, 0], 0.143...0.170),
+        ]
+        for (cache, measured) in cases {
+            let seconds = latency(.opt6_7B, try .alike(100, 0, cache: cache)).decodeStep.seconds
+            expect(seconds, measured: min(max(seconds, measured.lowerBound), measured.upperBound), "\(cache)")
+        }
+    }
+
+    @Test func `prefill takes what was measured`() throws {
+        let all = try PlacementRequest.alike(100, 0)
+        let none = try PlacementRequest.alike(0, 100)
+        let disk = try PlacementRequest(perLayerPercent: [100, 0, 100, 0, 0, 0, 0, 0])
+        let cases: [(ModelShape, PlacementRequest, batchSize: Int, Double)] = [
+            (.opt6_7B, all, 1, 0.019), (.opt30B, all, 1, 0.083), (.opt6_7B, all, 8, 0.144),
+            (.opt6_7B, all, 24, 0.440), (.opt6_7B, none, 1, 0.231), (.opt30B, none, 1, 1.052),
+            (.opt6_7B, try .alike(100, 0, cache: [0, 100]), 1, 0.064), (.opt6_7B, disk, 1, 4.9),
+        ]
+        for (shape, request, batchSize, measured) in cases {
+            let seconds = latency(shape, request, batchSize: batchSize).prefill.seconds
+            expect(seconds, measured: measured, "\(request.weightArguments) \(request.cacheArguments)")
+        }
+        // The ring's share of one streaming: 0.97 was measured.
+        let weights = Placement(.opt6_7B, none).streamedByteCount(from: .cpu)
+        let share = latency(.opt6_7B, none).prefill.seconds / (Double(weights) / 5.55e10)
+        #expect(share > 0.95 && share < 0.98)
+    }
+
+    @Test func `6.7b out of CPU memory is balanced within what a bare model of it reached`() throws {
+        let steps = try stride(from: 0.0, through: 100, by: 5).map {
+            latency(.opt6_7B, try balanced($0)).decodeStep
+        }
+        let best = try #require(steps.map(\.seconds).min())
+        #expect(best > 0.084 && best < 0.105)
+        #expect(steps[0].seconds > 0.098 && steps[0].seconds < 0.156)
+        #expect(steps[0].waitedFor == .cpu && steps[20].waitedFor == .pcie)
+        let shares = stride(from: 0.0, through: 100, by: 5).map { $0 }
+        let share = shares[try #require(steps.firstIndex { $0.seconds == best })]
+        #expect(share >= 25 && share <= 40)
+    }
+
+    @Test func `the CPU alone takes what was measured, and eight sequences half as long again`() throws {
+        func step(_ shape: ModelShape, batchSize: Int) throws -> Double {
+            let model = CostModel(shape, .standard(batchSize: batchSize), on: .xeon)
+            return model.decodeStep(Placement(shape, try allOnCPU)).seconds
+        }
+        expect(try step(.opt1_3B, batchSize: 1), measured: 25e-3, "1.3b")
+        let ratio = try step(.opt1_3B, batchSize: 8) / step(.opt1_3B, batchSize: 1)
+        #expect(ratio > 1.35 && ratio < 1.8)
+        let model = CostModel(.opt6_7B, on: .xeon)
+        let prefill = model.prefill(Placement(.opt6_7B, try allOnCPU))
+        expect(prefill.seconds, measured: 4.6, "prefill of 6.7b")
+        #expect(prefill.waitedFor == .cpu)
+    }
+
+    private var allOnCPU: PlacementRequest {
+        get throws {
+            try PlacementRequest(
+                perLayerWeightPercent: [0, 100, 0, 100, 0, 100, 0, 100],
+                perLayerComputationPercent: [0, 0, 0, 0])
+        }
+    }
+
+    // MARK: How it is put together
+
+    @Test func `CPU and PCIe share memory until the shorter one ends, then the other is alone`() {
+        let rates = CostModel.Rates(.h200, threadCount: 16)
+        let (cpuRate, pcieRate) = (rates.cpuReadTogether, rates.uploadTogether)
+        #expect(rates.cpuReadAlone > cpuRate && rates.uploadAlone > pcieRate)
+        // One second together, then one alone.
+        let longPCIe = rates.sharingMemory(
+            cpuByteCount: cpuRate, pcieByteCount: pcieRate + rates.uploadAlone)
+        #expect(abs(longPCIe.cpu - 1) < 1e-9 && abs(longPCIe.pcie - 2) < 1e-9)
+        let longCPU = rates.sharingMemory(
+            cpuByteCount: cpuRate + rates.cpuReadAlone, pcieByteCount: pcieRate)
+        #expect(abs(longCPU.cpu - 2) < 1e-9 && abs(longCPU.pcie - 1) < 1e-9)
+        // Alone from the begin.
+        #expect(rates.sharingMemory(cpuByteCount: 0, pcieByteCount: rates.uploadAlone).pcie == 1)
+        #expect(rates.sharingMemory(cpuByteCount: rates.cpuReadAlone, pcieByteCount: 0).cpu == 1)
+    }
+
+    @Test func `rates together that are above those alone are not believed`() {
+        var odd = HardwareProfile.h200
+        odd.together = HardwareProfile.Together(memoryReadBytesPerSecond: 9e11, uploadBytesPerSecond: 9e11)
+        let rates = CostModel.Rates(odd, threadCount: 16)
+        #expect(rates.cpuReadTogether == rates.cpuReadAlone)
+        #expect(rates.uploadTogether == rates.uploadAlone)
+    }
+
+    @Test func `fewer threads than memory needs draw less, and leave PCIe more`() {
+        let all = CostModel.Rates(.h200, threadCount: 16)
+        let most = CostModel.Rates(.h200, threadCount: 15)
+        let few = CostModel.Rates(.h200, threadCount: 7)
+        #expect(most.cpuReadTogether == all.cpuReadTogether)
+        #expect(few.cpuReadAlone == all.cpuReadAlone / 2)
+        #expect(few.uploadTogether > all.uploadTogether && few.uploadTogether < all.uploadAlone)
+    }
+
+    @Test func `there is a join for each block of which the CPU has a part, and for no other`() throws {
+        func joins(_ computation: [Double], batchSize: Int = 1) throws -> Double {
+            let request = try PlacementRequest(
+                perLayerWeightPercent: [0, 100, 0, 100, 0, 100, 0, 100],
+                perLayerComputationPercent: computation)
+            let step = latency(.opt6_7B, request, batchSize: batchSize).decodeStep
+            return step.joinSeconds / CostModel.joinSeconds
+        }
+        #expect(try abs(joins([100, 100, 50, 50]) - 64) < 1e-9)
+        #expect(try abs(joins([100, 100, 100, 50]) - 32) < 1e-9)
+        #expect(try abs(joins([100, 0, 50, 50]) - 65) < 1e-9)
+        #expect(try joins([100, 100, 100, 100]) == 0)
+        // Rows beyond the first go over PCIe.
+        #expect(try joins([100, 100, 50, 50], batchSize: 8) > 64)
+        #expect(CostModel.joinSeconds <= 6e-6)
+    }
+
+    @Test func `the cache of the CPU's heads is read from CPU memory, that of the GPU's from its own`() throws
+    {
+        func step(_ promptLength: Int) throws -> StepCost {
+            let workload = Workload(batchSize: 1, promptLength: promptLength, generationLength: 2)
+            return CostModel(.opt6_7B, workload).decodeStep(Placement(.opt6_7B, try balanced(25)))
+        }
+        let (short, long) = (try step(1), try step(2001))
+        let growth = 2000.0 * 32 * 2 * 4096 * 2  // positions, layers, keys and values, hidden size, bytes
+        // PCIe is the shorter one, so that more to read is read alone.
+        let cpuGrowth = 0.75 * growth / CostModel.Rates(.h200, threadCount: 16).cpuReadAlone
+        #expect(abs((long.cpuSeconds - short.cpuSeconds) / cpuGrowth - 1) < 1e-6)
+        let gpuGrowth = 0.25 * growth / CostModel.Rates(.h200, threadCount: 16).gpuRead
+        #expect(abs((long.gpuSeconds - short.gpuSeconds) / gpuGrowth - 1) < 1e-6)
+    }
+
+    @Test func `a deeper ring is never slower, and one slot cannot be filled while it is read`() throws {
+        let placements = [
+            Placement(.opt6_7B, try .alike(0, 100)), Placement(.opt6_7B, try balanced(35)),
+            Placement(.opt6_7B, try .alike(70, 30)),
+        ]
+        for placement in placements {
+            let seconds = (1...6).map {
+                CostModel(.opt6_7B, slotCount: $0).decodeStep(placement).seconds
+            }
+            #expect(seconds == seconds.sorted(by: >))
+        }
+        let one = CostModel(.opt6_7B, slotCount: 1).decodeStep(placements[0])
+        expect(one.seconds, measured: 0.249, "--overlap 0")
+        #expect(one.seconds > CostModel(.opt6_7B, slotCount: 2).decodeStep(placements[0]).seconds)
+    }
+
+    @Test func `logits wait for what the ring cannot hold of them`() throws {
+        let request = try PlacementRequest(
+            perLayerWeightPercent: [100, 0, 0, 100, 60, 40, 60, 40],
+            perLayerComputationPercent: [100, 100, 60, 60])
+        let placement = Placement(.opt6_7B, request)
+        func step(_ slotCount: Int) -> StepCost {
+            CostModel(.opt6_7B, slotCount: slotCount).decodeStep(placement)
+        }
+        // The token table is 3.07 slots.
+        let late = Double(411_828_224 - (128 << 20)) / 5.55e10
+        #expect(step(5).seconds < step(2).seconds)
+        #expect(abs(step(2).seconds - step(5).seconds - late) < 2e-4)
+    }
+
+    @Test func `a batch over 32 reads the CPU's weights twice, a prompt over 2048 rows streams twice`() throws
+    {
+        let rates = CostModel.Rates(.h200, threadCount: 16)
+        let few = latency(.opt6_7B, try balanced(0), batchSize: 32).decodeStep
+        let many = latency(.opt6_7B, try balanced(0), batchSize: 33).decodeStep
+        let weights = 12_884_901_888.0 + 411_828_224
+        // One row more has its own cache, and its own arithmetic.
+        let more = weights + 528.0 * 32 * 2 * 4096 * 2
+        let growth = more / rates.cpuReadAlone + weights / rates.cpuOperations
+        #expect(abs((many.cpuSeconds - few.cpuSeconds) / growth - 1) < 1e-6)
+        func pcie(_ promptLength: Int) throws -> Double {
+            let workload = Workload(batchSize: 1, promptLength: promptLength, generationLength: 32)
+            return CostModel(.opt6_7B, workload).prefill(Placement(.opt6_7B, try .alike(0, 100))).pcieSeconds
+        }
+        let streaming =
+            Double(Placement(.opt6_7B, try .alike(0, 100)).streamedByteCount(from: .cpu)) / 5.55e10
+        #expect(try abs(pcie(2049) - pcie(2048) - streaming) < 1e-9)
+    }
+
+    @Test func `prefill gets once what the CPU computes in decode steps, as fast as was measured`() throws {
+        for (percent, measured) in [(0.0, 0.286), (20, 0.276), (25, 0.272), (30, 0.268), (35, 0.266)] {
+            let prefill = latency(.opt6_7B, try balanced(percent)).prefill
+            expect(prefill.seconds, measured: measured, "\(percent) %")
+            #expect(prefill.waitedFor == .pcie)
+        }
+        let some = try PlacementRequest(
+            perLayerWeightPercent: [70, 30, 70, 30, 70, 30, 70, 30],
+            perLayerComputationPercent: [79, 79, 79, 79])
+        expect(latency(.opt6_7B, some).decodeStep.seconds, measured: 31e-3, "70 % on the GPU")
+    }
+
+    @Test func `the floor is what a hand counts, and no prediction is below it`() throws {
+        let model = CostModel(.opt6_7B)
+        let placement = Placement(.opt6_7B, try balanced(35))
+        // Layers, token table, and the cache's 65.6 % of 528 positions: 11 of 32 heads are the GPU's.
+        let cache = 528.0 * 32 * 2 * 4096 * 2
+        let host = 12_884_901_888 + 411_828_224 + cache * 21 / 32
+        let floor = model.floor(of: placement)
+        #expect(abs(floor.hostMemorySeconds - host / 1.445e11) < 1e-9)
+        #expect(abs(floor.gpuMemorySeconds - cache * 11 / 32 / 4.55e12) < 1e-9)
+        for percent in stride(from: 0.0, through: 100, by: 5) {
+            for weights in stride(from: 0.0, through: percent, by: 20) {
+                let request = try PlacementRequest(
+                    perLayerWeightPercent: [0, 100, weights, 100 - weights, weights, 100 - weights]
+                        + [weights, 100 - weights],
+                    perLayerComputationPercent: [100, percent, percent, percent])
+                let placement = Placement(.opt6_7B, request)
+                #expect(model.decodeStep(placement).seconds > model.floor(of: placement).seconds)
+            }
+        }
+        let alone = CostModel(.opt6_7B, on: .xeon).floor(of: Placement(.opt6_7B, try allOnCPU))
+        #expect(abs(alone.seconds - (12_884_901_888 + 411_828_224 + cache) / 1.1e11) < 1e-9)
+        #expect(alone.gpuMemorySeconds == 0)
+    }
+
+    @Test func `latency is prefill and a step for every token but the first`() throws {
+        let prediction = latency(.opt6_7B, try .alike(0, 100))
+        #expect(prediction.decodeStepCount == 31)
+        #expect(prediction.seconds == prediction.prefill.seconds + 31 * prediction.decodeStep.seconds)
+        #expect(Workload(batchSize: 1, promptLength: 1, generationLength: 0).decodeStepCount == 0)
+    }
+}
