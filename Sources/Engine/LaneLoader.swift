@@ -78,12 +78,9 @@ struct LaneLoader {
         let shape = configuration.shape
         let folder = options.offloadFolder ?? CacheFolder.path
         let budget = MemoryBudget(
-            gpuByteCount: max(
-                0,
-                min(try context.freeByteCount, options.gpuMemoryByteCount ?? .max) - Self.reservedGPUByteCount
-            ),
-            cpuByteCount: min(HostMemory.availableByteCount ?? .max, options.cpuMemoryByteCount ?? .max),
-            diskByteCount: OffloadFile.availableByteCount(in: folder) ?? .max)
+            free: try context.freeByteCount, gpuLimit: options.gpuMemoryByteCount,
+            cpuLimit: options.cpuMemoryByteCount, cpuFree: HostMemory.availableByteCount ?? .max,
+            diskFree: OffloadFile.availableByteCount(in: folder) ?? .max)
         let working = GPULane.workingMemory(
             configuration, positionCount: options.expectedPositionCount ?? configuration.maximumPositions,
             stagingSlotCount: slotCount, cacheSlotCount: cacheSlotCount)

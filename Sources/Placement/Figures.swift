@@ -1,11 +1,10 @@
 /// Numbers as reports and sentences write them.
 extension Double {
-    /// The number without a needless ".0".
+    /// The number without a needless ".0", and without what subtracting has left behind the eighth decimal.
     var plainText: String {
-        guard isFinite, self == rounded(), abs(self) < 1e15 else {
-            return isNaN ? "not a number" : String(self)
-        }
-        return String(Int(self))
+        guard isFinite, abs(self) < 1e9 else { return isNaN ? "not a number" : String(self) }
+        let value = (self * 1e8).rounded() / 1e8
+        return value == value.rounded() ? String(Int(value)) : String(value)
     }
 
     /// The number rounded by `rule` to so many digits behind the point.

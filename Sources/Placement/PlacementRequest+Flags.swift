@@ -52,6 +52,14 @@ extension PlacementRequest {
         return "\(weightFlag.rawValue) \(numbers.joined(separator: " "))"
     }
 
+    /// The flag and numbers that ask for the computation of this request, as one would type them; empty where the GPU
+    /// computes everything, as `--per-layer-percent` says.
+    public var computationArguments: String {
+        if weightFlag == .perLayerPercent { return "" }
+        let numbers = LayerKind.allCases.map { computation[$0].plainText }
+        return "--per-layer-computation-percent \(numbers.joined(separator: " "))"
+    }
+
     /// The flag and numbers that ask for the cache of this request, as one would type them.
     public var cacheArguments: String { "--cache-percent \(cache.argumentText)" }
 

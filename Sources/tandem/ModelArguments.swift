@@ -42,7 +42,7 @@ struct ModelArguments: ParsableArguments {
     }
 
     /// Where Hugging Face's own tools keep what they downloaded.
-    private static var downloadFolders: [FilePath] {
+    static var downloadFolders: [FilePath] {
         let environment = ProcessInfo.processInfo.environment
         if let cache = environment["HF_HUB_CACHE"] { return [FilePath(cache)] }
         if let home = environment["HF_HOME"] { return [FilePath(home).appending("hub")] }

@@ -9,7 +9,7 @@ struct Tandem: AsyncParsableCommand {
             Shell completions: tandem --generate-completion-script bash|zsh|fish
             """,
         version: "0.1.0",
-        subcommands: [Generate.self, Bench.self, LowLatency.self, Balanced.self, Doctor.self])
+        subcommands: [Generate.self, Bench.self, LowLatency.self, Balanced.self, Plan.self, Doctor.self])
 
     static func main() async {
         await main(attachNegativeNumbers(Array(CommandLine.arguments.dropFirst())))
