@@ -17,12 +17,14 @@ public final class Engine: Sendable {
         public var randomWeightsSeed: UInt64 = 0
         /// What computes: the GPU where there is one, unless said otherwise.
         public var computesOn: Processor = .automatic
-        /// Where weights and cache lie; nil for as much on the GPU as fits.
+        /// Where weights and cache lie and who computes; nil to let it be chosen.
         public var placement: PlacementRequest?
+        /// What is aimed at where it is chosen.
+        public var placesFor = Aim.latency
         /// The cache's shares where only these are asked.
         public var cacheShares: TierShares?
-        /// Positions of all sequences together for which the placement leaves room; nil for one sequence.
-        public var expectedPositionCount: Int?
+        /// What the placement is chosen for, and leaves room for; nil for one sequence as long as the model knows.
+        public var expectedWorkload: Workload?
         /// Weights in CPU memory are pinned.
         public var pinsWeights = true
         /// Weights are copied while earlier ones are used.
@@ -38,6 +40,14 @@ public final class Engine: Sendable {
         public var offloadFolder: FilePath?
 
         public init() {}
+    }
+
+    /// What an automatic placement is to be good at.
+    public enum Aim: Sendable, Hashable {
+        /// The least latency: the planner divides the layers between CPU and GPU by what the machine sustains.
+        case latency
+        /// The GPU computes everything: as much as fits lies on it, the rest is streamed.
+        case streaming
     }
 
     /// What computes.
@@ -75,6 +85,8 @@ public final class Engine: Sendable {
     public var weightByteCountPerToken: Int {
         weightByteCount - configuration.positionTableByteCount
     }
+    /// What the planner chose and expected; nil where it was not asked, or everything lies on the GPU.
+    public let plan: PlacementPlan?
     /// Where everything lies; nil where the CPU computes alone.
     public var placement: Placement? { gpuLane?.weights.placement }
     /// Whether the CPU computes attention of decode steps over the cache in CPU memory, beside a GPU.
@@ -105,11 +117,15 @@ public final class Engine: Sendable {
 
     /// Loads a model: configuration, tokenizer, weights.
     ///
-    /// - Parameter progress: called now and then, on any thread, with the bytes loaded so far and in all.
+    /// - Parameters:
+    ///   - notice: called with a sentence where something takes long that is done once for a machine.
+    ///   - progress: called now and then, on any thread, with the bytes loaded so far and in all.
     public static func load(
         _ model: ModelReference, options: Options = Options(),
+        notice: @Sendable (String) -> Void = { _ in },
         progress: @escaping @Sendable (_ loadedByteCount: Int, _ byteCount: Int) -> Void = { _, _ in }
     ) async throws -> Engine {
+        let start = ContinuousClock.now
         let instructionSet = try options.instructionSet ?? bestInstructionSet()
         guard instructionSet.kernels != nil else {
             throw EngineError(
@@ -120,28 +136,21 @@ public final class Engine: Sendable {
         if let count = options.threadCount, count < 1 || count > 1024 {
             throw EngineError(.invalidOption, "\(count) threads were asked for; give 1 to 1024")
         }
-        let pool = WorkerPool(workerCount: options.threadCount ?? threadCount(for: options.placement))
+        let choice = try await LaneChoice(try model.configuration, options, notice: notice)
+        let pool = WorkerPool(workerCount: options.threadCount ?? choice.threadCount)
         let leader = LeaderThread(pool: pool)
         return try await leader.perform {
             try Engine(
-                model, options: options, instructionSet: instructionSet, pool: pool, leader: leader,
-                progress: progress)
+                model, choice: choice, options: options, instructionSet: instructionSet, pool: pool,
+                leader: leader, start: start, progress: progress)
         }
     }
 
-    /// Where the CPU computes while weights are streamed, threads that would spin on every processor take turns with those
-    /// that stream and with the driver's: opt-6.7b, 30 % on the GPU, took 123 ms a token with 15 and 16 threads of 16
-    /// processors, 99 with 14, 105 with 12 (Xeon, H200).
-    private static func threadCount(for request: PlacementRequest?) -> Int? {
-        guard let request, request.usesBothLanes else { return nil }
-        return max(1, WorkerPool.availableProcessorCount - 2)
-    }
-
     private init(
-        _ model: ModelReference, options: Options, instructionSet: InstructionSet, pool: WorkerPool,
-        leader: LeaderThread, progress: @escaping @Sendable (Int, Int) -> Void
+        _ model: ModelReference, choice: LaneChoice, options: Options, instructionSet: InstructionSet,
+        pool: WorkerPool, leader: LeaderThread, start: ContinuousClock.Instant,
+        progress: @escaping @Sendable (Int, Int) -> Void
     ) throws {
-        let start = ContinuousClock.now
         self.instructionSet = instructionSet
         self.leader = leader
         self.pool = pool
@@ -157,7 +166,7 @@ public final class Engine: Sendable {
         case .folder(let folder), .weights(let folder, configurationFolder: _):
             var configurationFolder = folder
             if case .weights(_, configurationFolder: let other) = model { configurationFolder = other }
-            configuration = try OPTConfiguration(folder: configurationFolder)
+            configuration = try model.configuration
             if Tokenizer.exists(in: configurationFolder) {
                 let tokenizer = try Tokenizer(folder: configurationFolder)
                 try Self.check(tokenizer, against: configuration)
@@ -169,8 +178,10 @@ public final class Engine: Sendable {
             source = try CheckpointFiles(folder: folder)
         }
         origin = source.origin
+        plan = choice.gpu?.plan
         let loader = LaneLoader(
-            configuration: configuration, pool: pool, kernels: instructionSet.kernels!, options: options,
+            configuration: configuration, choice: choice, pool: pool, kernels: instructionSet.kernels!,
+            options: options,
             progress: progress)
         let byteCount: Int
         switch try loader.load(from: source) {
@@ -186,7 +197,8 @@ public final class Engine: Sendable {
             byteCount = lane.weights.byteCount
         }
         loading = LoadingReport(
-            byteCount: byteCount, seconds: start.duration(to: .now).seconds, phases: loader.phases.durations)
+            byteCount: byteCount, seconds: start.duration(to: .now).seconds,
+            phases: choice.phases + loader.phases.durations)
     }
 
     private static func bestInstructionSet() throws -> InstructionSet {

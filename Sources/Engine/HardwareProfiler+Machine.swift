@@ -11,9 +11,14 @@ extension HardwareProfiler {
     ///
     /// Where a GPU is there but cannot be used, it counts as none.
     ///
-    /// - Parameter offloadFolder: on the disk that is measured; nil for the user's cache.
-    public static func profileOfMachine(offloadFolder: FilePath? = nil) async throws -> HardwareProfile {
+    /// - Parameters:
+    ///   - offloadFolder: on the disk that is measured; nil for the user's cache.
+    ///   - notice: called with a sentence before the machine is measured.
+    public static func profileOfMachine(
+        offloadFolder: FilePath? = nil, notice: (String) -> Void = { _ in }
+    ) async throws -> HardwareProfile {
         if let profile = HardwareProfile.remembered() { return profile }
+        notice("measuring this machine, which is done once (tandem doctor does it again)")
         let pool = WorkerPool()
         let profile = try await LeaderThread(pool: pool).perform {
             let context = try? Context(device: CUDADriver.load().device())

@@ -55,9 +55,17 @@ public struct HardwareProfiler: Sendable {
         try await engine.leader.perform { [engine] in try engine.gpuLane?.measureDiskReadRate() }
     }
 
-    /// Bytes a second of a plain loop that reads CPU memory in order, for what the CPU reads beside a GPU; nil where it
-    /// reads nothing.
-    public func memoryReadRateBesideGPU() async throws -> Double? {
+    /// Bytes a second that CPU memory gives to what uses it in a decode step beside a GPU.
+    public struct HostRates: Sendable {
+        /// A plain loop that reads it in order.
+        public var readAlone: Double
+        /// The fastest loop that we know and copies to the GPU, at the same time; nil where nothing is copied.
+        public var readTogether, uploadTogether: Double?
+    }
+
+    /// What CPU memory gives to the CPU's part of a decode step, and to the copies beside it; nil where the CPU computes
+    /// nothing beside a GPU.
+    public func hostRatesBesideGPU() async throws -> HostRates? {
         guard engine.usesCPU else { return nil }
         // Many times what a processor's caches hold.
         let most = 1 << 30
@@ -65,12 +73,28 @@ public struct HardwareProfiler: Sendable {
         return try await engine.leader.perform { [engine] in
             let memory = try HostBuffer(byteCount: byteCount)
             engine.pool.firstTouch(base: memory.baseAddress, byteCount: byteCount)
-            let task = ReadTask(
-                regions: [UnsafeRawBufferPointer(start: memory.baseAddress, count: byteCount)],
-                read: engine.kernels.pointee.read_in_order, workerCount: engine.threadCount)
+            func task(_ read: @escaping ReadTask.Read) -> ReadTask {
+                ReadTask(
+                    regions: [UnsafeRawBufferPointer(start: memory.baseAddress, count: byteCount)],
+                    read: read, workerCount: engine.threadCount)
+            }
+            let alone = task(engine.kernels.pointee.read_in_order)
             let start = ContinuousClock.now
-            engine.pool.run(task)
-            return Double(task.byteCount) / start.duration(to: .now).seconds
+            engine.pool.run(alone)
+            var rates = HostRates(readAlone: Double(byteCount) / start.duration(to: .now).seconds)
+            guard let lane = engine.gpuLane, lane.weights.placement.streamsWeights else { return rates }
+            let bandwidth = lane.bandwidth
+            let beside = task(engine.kernels.pointee.read_all)
+            let both = try bandwidth.uploadRate(
+                lasting: max(0.1, 10 * Double(byteCount) / rates.readAlone),
+                at: try bandwidth.uploadRate()
+            ) { engine.pool.run(beside) }
+            let seconds = both.roundSeconds.reduce(0, +)
+            if seconds > 0 {
+                rates.readTogether = Double(byteCount * both.roundSeconds.count) / seconds
+                rates.uploadTogether = both.rate
+            }
+            return rates
         }
     }
 

@@ -6,9 +6,10 @@ import OPTModel
 import Placement
 import SystemPackage
 
-/// Chooses what computes and where everything lies, makes sure that it fits, and loads the weights there.
+/// Loads the weights where they are to lie, and makes the lane that computes with them.
 struct LaneLoader {
     let configuration: OPTConfiguration
+    let choice: LaneChoice
     let pool: WorkerPool
     let kernels: UnsafePointer<tandem_cpu_kernels>
     let options: Engine.Options
@@ -21,34 +22,8 @@ struct LaneLoader {
     }
 
     func load(from source: some TensorSource) throws -> Loaded {
-        switch options.computesOn {
-        case .cpu:
-            if options.placement != nil || options.cacheShares != nil {
-                throw EngineError(
-                    .invalidOption,
-                    "a placement was asked for, but the CPU is to compute alone; leave one out")
-            }
-            return try loadCPU(source)
-        case .gpu:
-            return .gpu(try loadGPU(source, try makeContext()))
-        case .automatic:
-            let context: Context
-            do {
-                context = try makeContext()
-            } catch {
-                if options.placement != nil || options.cacheShares != nil {
-                    throw EngineError(.noGPU, "a placement was asked for, which needs a GPU: \(error)")
-                }
-                return try loadCPU(source)
-            }
-            return .gpu(try loadGPU(source, context))
-        }
-    }
-
-    private func makeContext() throws(CUDAError) -> Context {
-        try phases.measure("driver and context") { () throws(CUDAError) in
-            try Context(device: CUDADriver.load().device())
-        }
+        guard let gpu = choice.gpu else { return try loadCPU(source) }
+        return .gpu(try loadGPU(source, gpu))
     }
 
     // MARK: CPU
@@ -74,37 +49,22 @@ struct LaneLoader {
 
     // MARK: GPU
 
-    private func loadGPU(_ source: some TensorSource, _ context: Context) throws -> GPULane {
-        let shape = configuration.shape
-        let folder = options.offloadFolder ?? CacheFolder.path
-        let budget = MemoryBudget(
-            free: try context.freeByteCount, gpuLimit: options.gpuMemoryByteCount,
-            cpuLimit: options.cpuMemoryByteCount, cpuFree: HostMemory.availableByteCount ?? .max,
-            diskFree: OffloadFile.availableByteCount(in: folder) ?? .max)
-        let working = GPULane.workingMemory(
-            configuration, positionCount: options.expectedPositionCount ?? configuration.maximumPositions,
-            stagingSlotCount: slotCount, cacheSlotCount: cacheSlotCount)
-        let placement: Placement
-        if let request = options.placement {
-            placement = Placement(shape, request)
-            try budget.check(placement, working)
-        } else {
-            placement = try Placement.fitting(shape, budget, working, cache: options.cacheShares)
-        }
+    private func loadGPU(_ source: some TensorSource, _ gpu: LaneChoice.GPU) throws -> GPULane {
+        let placement = gpu.placement
         try check(placement)
         let library = try CUBLASLt.chosen()
         let weights = try phases.measure("weights") {
             try GPULane.loadWeights(
                 configuration, placement: placement, from: source, pool: pool, kernels: kernels,
-                context: context,
+                context: gpu.context,
                 options: GPUWeights.Options(
-                    pinsWeights: options.pinsWeights, stagingSlotCount: slotCount, offloadFolder: folder),
+                    pinsWeights: options.pinsWeights, stagingSlotCount: gpu.stagingSlotCount,
+                    offloadFolder: options.offloadFolder ?? CacheFolder.path),
                 progress: progress)
         }
         return try phases.measure("kernels and scratch") {
             try GPULane(
-                weights, context: context, cacheSlotCount: cacheSlotCount,
-                library: library,
+                weights, context: gpu.context, cacheSlotCount: gpu.cacheSlotCount, library: library,
                 cpu: options.computesCacheOnCPU || placement.computesOnCPU
                     ? CPUWorkers(pool, kernels: kernels) : nil)
         }
@@ -137,11 +97,6 @@ struct LaneLoader {
                     + "as much of the cache as of self-attention, and leave --cpu-cache-compute out")
         }
     }
-
-    /// With one slot, a copy waits until the last block was used, and computing until the copy is there.
-    private var slotCount: Int { options.overlaps ? options.stagingSlotCount : 1 }
-
-    private var cacheSlotCount: Int { options.overlaps ? GPULane.defaultCacheSlotCount : 1 }
 
     /// Left to the driver for what it needs itself.
     static let reservedGPUByteCount = 256 << 20

@@ -13,6 +13,17 @@ public enum ModelReference: Sendable, Hashable {
 }
 
 extension ModelReference {
+    /// The model's sizes.
+    public var configuration: OPTConfiguration {
+        get throws {
+            switch self {
+            case .random(let configuration): configuration
+            case .folder(let folder), .weights(_, configurationFolder: let folder):
+                try OPTConfiguration(folder: folder)
+            }
+        }
+    }
+
     /// The path that stands for random weights.
     public static let randomWeightsPath = "_DUMMY_"
     /// The model that comes with Tandem.

@@ -23,7 +23,7 @@ public struct PlanningRequest: Sendable {
     public func plan(
         for model: ModelReference
     ) async throws -> (plan: PlacementPlan, profile: HardwareProfile, configuration: OPTConfiguration) {
-        let configuration = try Self.configuration(of: model)
+        let configuration = try model.configuration
         let profile: HardwareProfile
         let budget: MemoryBudget
         if let machineReport {
@@ -41,21 +41,11 @@ public struct PlanningRequest: Sendable {
                 diskFree: OffloadFile.availableByteCount(in: offloadFolder ?? CacheFolder.path) ?? .max)
         }
         let working = GPULane.workingMemory(
-            configuration,
-            positionCount: workload.batchSize * (workload.promptLength + workload.generationLength),
-            stagingSlotCount: stagingSlotCount)
+            configuration, positionCount: workload.positionCount, stagingSlotCount: stagingSlotCount)
         let planner = PlacementPlanner(
             shape: configuration.shape, budget: budget, working: working, hardware: profile,
             workload: workload)
         return (try planner.plan(), profile, configuration)
-    }
-
-    private static func configuration(of model: ModelReference) throws -> OPTConfiguration {
-        switch model {
-        case .random(let configuration): configuration
-        case .folder(let folder), .weights(_, configurationFolder: let folder):
-            try OPTConfiguration(folder: folder)
-        }
     }
 
     private struct Report: Decodable {

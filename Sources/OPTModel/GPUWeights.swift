@@ -24,6 +24,8 @@ public final class GPUWeights: @unchecked Sendable {  // read-only once loaded
     let streamer: WeightStreamer?
     /// Where the CPU computes a part of decode steps.
     let fetcher: WeightFetcher?
+    /// The slots of the ring through which weights are streamed; 0 where none are.
+    public var stagingSlotCount: Int { streamer?.ring.slotCount ?? 0 }
     let file: OffloadFile?
     /// Where what lies on disk is written, caches too.
     public let offloadFolder: FilePath

@@ -8,16 +8,19 @@ public struct PlacementPlanner: Sendable {
     public let working: WorkingMemory
     public let hardware: HardwareProfile
     public let workload: Workload
+    /// The threads of the CPU lane where they are not to be chosen.
+    public let threadCount: Int?
 
     public init(
         shape: ModelShape, budget: MemoryBudget, working: WorkingMemory, hardware: HardwareProfile,
-        workload: Workload
+        workload: Workload, threadCount: Int? = nil
     ) {
         self.shape = shape
         self.budget = budget
         self.working = working
         self.hardware = hardware
         self.workload = workload
+        self.threadCount = threadCount
     }
 
     /// The placement with the least predicted latency: all on the GPU where that has room, all on the CPU without a GPU.
@@ -89,7 +92,7 @@ public struct PlacementPlanner: Sendable {
     /// All cores, but two where the CPU computes while weights are streamed, for the threads that stream and the driver's:
     /// 6.7b took 99 ms a token with 14 threads of 16 and 122 with all.
     private func threadCount(_ placement: Placement) -> Int {
-        max(1, hardware.processor.coreCount - (placement.request.usesBothLanes ? 2 : 0))
+        threadCount ?? max(1, hardware.processor.coreCount - (placement.request.usesBothLanes ? 2 : 0))
     }
 
     private func planWithAllOnGPU(_ fill: MemoryFill) -> Choice? {
@@ -117,22 +120,12 @@ public struct PlacementPlanner: Sendable {
 
     /// Everything in CPU memory, computed there.
     private func planWithoutGPU() throws(PlacementError) -> PlacementPlan {
-        let request = try PlacementRequest(
-            weights: PerLayerKind(repeating: .allOnCPU), cache: .allOnCPU,
-            computation: PerLayerKind(repeating: 0), weightFlag: .perLayerWeightPercent)
-        let placement = Placement(shape, request)
+        let placement = Placement(shape, .allOnCPU)
         // What `MemoryDemand` counts on the GPU is not needed; what lies on the disk the CPU cannot compute with.
         let budget = MemoryBudget(
             gpuByteCount: .max, cpuByteCount: budget.cpuByteCount, diskByteCount: 0)
         try budget.check(placement, working)
         let found = choice(placement, slotCount: 0)
         return plan(found, allStreamed: nil, allOnCPU: found.prediction)
-    }
-}
-
-extension PlacementRequest {
-    /// Whether weights and cache lie on the GPU, all of them.
-    fileprivate var isAllOnGPU: Bool {
-        cache == .allOnGPU && LayerKind.allCases.allSatisfy { weights[$0] == .allOnGPU }
     }
 }

@@ -52,6 +52,16 @@ public struct PlacementRequest: Sendable, Hashable {
             && kinds.contains { weights[$0].gpuPercent < computation[$0] }
     }
 
+    /// Everything in CPU memory, computed there.
+    public static let allOnCPU = PlacementRequest(
+        unchecked: PerLayerKind(repeating: .allOnCPU), cache: .allOnCPU,
+        computation: PerLayerKind(repeating: 0), weightFlag: .perLayerWeightPercent)
+
+    /// Whether weights and cache lie on the GPU, all of them.
+    public var isAllOnGPU: Bool {
+        cache == .allOnGPU && LayerKind.allCases.allSatisfy { weights[$0] == .allOnGPU }
+    }
+
     /// A request whose parts are known to be right.
     init(
         unchecked weights: PerLayerKind<TierShares>, cache: TierShares, computation: PerLayerKind<Double>,

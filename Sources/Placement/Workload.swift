@@ -18,6 +18,9 @@ public struct Workload: Sendable, Hashable {
 
     public var decodeStepCount: Int { max(0, generationLength - 1) }
 
+    /// The positions that all sequences take together at their end.
+    public var positionCount: Int { batchSize * (promptLength + generationLength) }
+
     /// The positions over which an average decode step attends, all sequences together.
     var meanPositionCount: Int { batchSize * (promptLength + generationLength / 2) }
 

@@ -10,7 +10,8 @@ struct Balanced: AsyncParsableCommand {
         discussion: """
             --per-layer-weight-percent is GPU % and CPU % of input embedding, output embedding, self-attention and MLP;
             --per-layer-computation-percent is the GPU's % of the computation of each. What the GPU computes and does not
-            have is streamed to it, while the CPU computes the rest where it lies.
+            have is streamed to it, while the CPU computes the rest where it lies. Without them the planner chooses
+            (--placement auto; tandem plan says what and why).
 
               tandem balanced-opt --model facebook/opt-6.7b --path _DUMMY_ --gpu-batch-size 1 \\
                   --per-layer-weight-percent 0 100 0 100 0 100 0 100 --per-layer-computation-percent 30 30 30 30
@@ -27,18 +28,21 @@ struct Balanced: AsyncParsableCommand {
 
     func run() async throws {
         try await runOnGPU(
-            model, modelArguments: modelArguments, placement: placement, workload: workload, log: log)
+            model, aim: .latency, modelArguments: modelArguments, placement: placement, workload: workload,
+            log: log)
     }
 }
 
 /// What the programs on one GPU do: load, run the prompts, report.
 func runOnGPU(
-    _ model: String, modelArguments: ModelArguments, placement: PlacementArguments,
+    _ model: String, aim: Engine.Aim, modelArguments: ModelArguments, placement: PlacementArguments,
     workload: WorkloadArguments, log: LogArguments
 ) async throws {
-    var options = try placement.engineOptions(modelArguments.engineOptions)
+    var options = modelArguments.engineOptions
+    options.placesFor = aim
+    options = try placement.engineOptions(options)
     options.computesOn = .gpu
-    options.expectedPositionCount = workload.positionCount
+    options.expectedWorkload = workload.workload
     let engine = try await modelArguments.load(model, options: options, isQuiet: false)
     let report = try await workload.run(on: engine)
     writeToStandardOutput(report.text)

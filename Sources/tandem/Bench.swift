@@ -26,7 +26,7 @@ struct Bench: AsyncParsableCommand {
 
     func run() async throws {
         var options = try placement.engineOptions(modelArguments.engineOptions)
-        options.expectedPositionCount = workload.positionCount
+        options.expectedWorkload = workload.workload
         let engine = try await modelArguments.load(
             model, defaultPath: ModelReference.randomWeightsPath, options: options, isQuiet: json)
         let report = try await workload.run(on: engine)

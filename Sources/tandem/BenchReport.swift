@@ -1,6 +1,7 @@
 import Engine
 import FoundationEssentials
 import OPTModel
+import Placement
 
 /// FlexGen's report, and what it lacks: times per token, bytes moved, and how near to its limits the machine was.
 struct BenchReport: Codable {
@@ -43,6 +44,9 @@ struct BenchReport: Codable {
     /// The GPU, where it computes.
     var gpu: String?
     var peakGPUMemoryBytes: Int?
+    /// What was expected, from what is remembered of the machine; nil where nothing is.
+    var predictedPrefillSeconds: Double?
+    var predictedStepMilliseconds: Double?
     /// The time of each kind of layer and resource, where it was recorded.
     var breakdown: [String] = []
     /// Where everything lies, asked and got; empty where the CPU computes alone.
@@ -83,7 +87,16 @@ struct BenchReport: Codable {
         self.limits = limits
         gpu = engine.gpuName
         peakGPUMemoryBytes = engine.usedGPUByteCount
-        placement = (engine.placement?.reportLines ?? []) + [engine.cacheComputationLine].compactMap { $0 }
+        if let prediction = engine.prediction(
+            for: Workload(
+                batchSize: batchSize, promptLength: promptLength, generationLength: generationLength))
+        {
+            predictedPrefillSeconds = prediction.prefill.seconds
+            predictedStepMilliseconds = prediction.decodeStep.seconds * 1e3
+        }
+        placement =
+            (engine.plan == nil ? [] : ["chosen by the planner, for \(engine.threadCount) threads:"])
+            + (engine.placement?.reportLines ?? []) + [engine.cacheComputationLine].compactMap { $0 }
         if let placement = engine.placement {
             let traffic = DecodeTraffic(
                 placement, weights: weightBytesPerStep, cache: keyValueBytesPerStep,
@@ -98,6 +111,11 @@ struct BenchReport: Codable {
                 ResourceUse(
                     "CPU memory", bytesPerStep: traffic.cpuMemory, stepSeconds: meanStep,
                     sustained: limits.readBytesPerSecond),
+                // Of interest where both of them take from CPU memory at the same time.
+                traffic.cpuMemory > 0
+                    ? ResourceUse(
+                        "CPU memory and PCIe together", bytesPerStep: traffic.cpuMemory + traffic.pcie,
+                        stepSeconds: meanStep, sustained: limits.togetherBytesPerSecond) : nil,
                 ResourceUse(
                     "disk", bytesPerStep: traffic.disk, stepSeconds: meanStep,
                     sustained: limits.diskReadBytesPerSecond),
@@ -113,6 +131,11 @@ struct BenchReport: Codable {
         prefillOperationsPerSecond =
             configuration.prefillOperationCount(promptLength: promptLength) * Double(batchSize)
             / prefillSeconds
+    }
+
+    /// The mean of all decode steps.
+    private var meanStepMilliseconds: Double? {
+        generationLength > 1 ? decodeSeconds / Double(generationLength - 1) * 1e3 : nil
     }
 
     var text: String {
@@ -146,6 +169,18 @@ struct BenchReport: Codable {
                 "per token: p50 \(stepMillisecondsP50.formatted(decimals: 2)) ms   "
                     + "p99 \(stepMillisecondsP99.formatted(decimals: 2)) ms")
         }
+        if let predictedPrefillSeconds, let predictedStepMilliseconds {
+            var line =
+                "predicted: prefill \(predictedPrefillSeconds.formatted(decimals: 3)) s, a token "
+                + "\(predictedStepMilliseconds.formatted(decimals: 2)) ms"
+            if let meanStepMilliseconds {
+                let off = 100 * (meanStepMilliseconds / predictedStepMilliseconds - 1)
+                line +=
+                    "; measured \(meanStepMilliseconds.formatted(decimals: 2)) ms, \(abs(off).formatted(decimals: 1)) % "
+                    + (off < 0 ? "less" : "more")
+            }
+            lines.append(line)
+        }
         if let limitsDate { lines.append("limits: as remembered from \(limitsDate)") }
         if let startToFirstTokenSeconds {
             lines.append(
@@ -160,8 +195,9 @@ struct BenchReport: Codable {
                 "decode moves \((Double(use.bytesPerStep) / 1e9).formatted(decimals: 3)) GB a step through "
                     + "\(use.resource): \((use.bytesPerSecond / 1e9).formatted(decimals: 2)) GB/s, "
                     + "\(percent(use.shareOfSustained)) of the "
-                    + "\((use.sustainedBytesPerSecond / 1e9).formatted(decimals: 2)) GB/s that a plain read loop "
-                    + "sustains")
+                    + "\((use.sustainedBytesPerSecond / 1e9).formatted(decimals: 2)) GB/s that "
+                    + (use.resource.hasSuffix("together")
+                        ? "both sustain alone" : "a plain read loop sustains"))
         }
         if let fastest = limits.fastestReadBytesPerSecond {
             lines.append("the fastest read loop: \((fastest / 1e9).formatted(decimals: 2)) GB/s")

@@ -28,7 +28,8 @@ struct LowLatency: AsyncParsableCommand {
 
     func run() async throws {
         try await runOnGPU(
-            model, modelArguments: modelArguments, placement: placement, workload: workload, log: log)
+            model, aim: .streaming, modelArguments: modelArguments, placement: placement, workload: workload,
+            log: log)
     }
 }
 

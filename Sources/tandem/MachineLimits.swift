@@ -14,8 +14,17 @@ struct MachineLimits: Codable {
     var gpuReadBytesPerSecond: Double?
     /// Copies from pinned CPU memory to the GPU.
     var uploadBytesPerSecond: Double?
+    /// CPU memory read by the fastest loop, and copied from to the GPU, at the same time.
+    var readTogetherBytesPerSecond: Double?
+    var uploadTogetherBytesPerSecond: Double?
     /// Direct reads of what lies on disk.
     var diskReadBytesPerSecond: Double?
+
+    /// What CPU memory gives to reading and copying together.
+    var togetherBytesPerSecond: Double? {
+        guard let readTogetherBytesPerSecond, let uploadTogetherBytesPerSecond else { return nil }
+        return readTogetherBytesPerSecond + uploadTogetherBytesPerSecond
+    }
 }
 
 extension MachineLimits {
@@ -24,7 +33,10 @@ extension MachineLimits {
         if gpuReadBytesPerSecond != nil {
             uploadBytesPerSecond = try await profiler.uploadRate()
             diskReadBytesPerSecond = try await profiler.diskReadRate()
-            readBytesPerSecond = try await profiler.memoryReadRateBesideGPU()
+            let host = try await profiler.hostRatesBesideGPU()
+            readBytesPerSecond = host?.readAlone
+            readTogetherBytesPerSecond = host?.readTogether
+            uploadTogetherBytesPerSecond = host?.uploadTogether
         } else {
             readBytesPerSecond = try await profiler.readRate()
             fastestReadBytesPerSecond = try await profiler.fastestReadRate()
@@ -39,6 +51,8 @@ extension MachineLimits {
             gpuReadBytesPerSecond = profile.gpu?.memoryReadBytesPerSecond
             uploadBytesPerSecond = profile.gpu?.uploadBytesPerSecond
             diskReadBytesPerSecond = profile.diskReadBytesPerSecond
+            readTogetherBytesPerSecond = profile.together?.memoryReadBytesPerSecond
+            uploadTogetherBytesPerSecond = profile.together?.uploadBytesPerSecond
         }
         readBytesPerSecond = profile.processor.memoryReadBytesPerSecond
     }
@@ -55,6 +69,8 @@ extension MachineLimits {
             barrierSeconds: median(\.barrierSeconds),
             gpuReadBytesPerSecond: median(\.gpuReadBytesPerSecond),
             uploadBytesPerSecond: median(\.uploadBytesPerSecond),
+            readTogetherBytesPerSecond: median(\.readTogetherBytesPerSecond),
+            uploadTogetherBytesPerSecond: median(\.uploadTogetherBytesPerSecond),
             diskReadBytesPerSecond: median(\.diskReadBytesPerSecond))
     }
 }

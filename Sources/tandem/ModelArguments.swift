@@ -38,7 +38,9 @@ struct ModelArguments: ParsableArguments {
             model: model, path: path ?? defaultPath, downloadFolders: Self.downloadFolders)
         let bar = ProgressBar(label: "loading \(model)", isVisible: !isQuiet && ProgressBar.isTerminal)
         defer { bar.finish() }
-        return try await Engine.load(reference, options: options) { bar.update($0, of: $1) }
+        return try await Engine.load(
+            reference, options: options, notice: { if !isQuiet { writeToStandardError($0 + "\n") } }
+        ) { bar.update($0, of: $1) }
     }
 
     /// Where Hugging Face's own tools keep what they downloaded.

@@ -6,10 +6,21 @@ import SystemPackage
 /// Where weights and cache lie, and how they come to the GPU; shared by the sub-commands.
 struct PlacementArguments: ParsableArguments {
     @Option(
+        help: ArgumentHelp(
+            "auto: the least latency, of CPU and GPU together, by what tandem doctor measured. streamed: the GPU computes "
+                + "everything, as much on it as fits. Or give percentages. (auto; low-latency-opt: streamed)",
+            valueName: "how"))
+    var placement: Choice?
+
+    enum Choice: String, ExpressibleByArgument, CaseIterable {
+        case auto, streamed
+    }
+
+    @Option(
         parsing: .upToNextOption,
         help: ArgumentHelp(
             "GPU % and CPU % of input embedding, output embedding, self-attention and MLP: eight numbers, the rest is "
-                + "on disk. As much on the GPU as fits by default.", valueName: "percent"))
+                + "on disk. The GPU computes everything.", valueName: "percent"))
     var perLayerPercent: [Double] = []
 
     @Option(
@@ -66,7 +77,16 @@ struct PlacementArguments: ParsableArguments {
     var stagingSlots = 4
 
     func validate() throws {
-        _ = try (request, cacheShares)
+        let request = try request
+        _ = try cacheShares
+        if let placement, request != nil {
+            throw ValidationError(
+                "--placement \(placement.rawValue) chooses the percentages; leave it or the percentages out")
+        }
+        if placement == .auto, !cachePercent.isEmpty {
+            throw ValidationError(
+                "--placement auto chooses the cache's percentages too; leave it or --cache-percent out")
+        }
         _ = try (pinsWeights, overlaps, computesCacheOnCPU)
         guard stagingSlots >= 2 else {
             throw ValidationError(
@@ -128,6 +148,7 @@ struct PlacementArguments: ParsableArguments {
     func engineOptions(_ options: Engine.Options) throws -> Engine.Options {
         var options = options
         options.placement = try request
+        if let placement { options.placesFor = placement == .auto ? .latency : .streaming }
         options.cacheShares = try cacheShares
         options.pinsWeights = try pinsWeights
         options.overlaps = try overlaps

@@ -56,8 +56,10 @@ struct WorkloadArguments: ParsableArguments {
         }
     }
 
-    /// The positions that all sequences take together.
-    var positionCount: Int { batchSize * (promptLen + genLen) }
+    /// What a placement is chosen for.
+    var workload: Workload {
+        Workload(batchSize: batchSize, promptLength: promptLen, generationLength: genLen)
+    }
 
     /// Runs the prompts, between measurements of what the machine sustains.
     func run(on engine: Engine) async throws -> BenchReport {
