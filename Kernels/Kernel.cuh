@@ -115,6 +115,13 @@ __device__ __forceinline__ uint32_t load_acquire_system(tandem_device_pointer wo
   return seen;
 }
 
+/// How many of `count` items lie in front of the limit; all where there is none.
+__device__ __forceinline__ uint32_t limited(const tandem_gpu_limit &limit, uint32_t count) {
+  if (!limit.end) return count;
+  const uint32_t end = __ldcg(as<const uint32_t>(limit.end));
+  return end <= limit.first ? 0 : min(count, end - limit.first);
+}
+
 __device__ __forceinline__ void store_system(tandem_device_pointer word, uint32_t value) {
   asm volatile("st.relaxed.sys.global.u32 [%0], %1;" ::"l"(word), "r"(value) : "memory");
 }

@@ -82,9 +82,10 @@ template <int ROW_TILES, int WARPS, int TILES, int CHUNKS, bool NORMALIZES>
 __device__ __forceinline__ void linear(const tandem_gpu_linear &a) {
   extern __shared__ float sums[];  // [group][warp][tile][row][output]
   const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  const uint32_t outputs = limited(a.limit, a.outputs);
   const uint32_t chunk_count = (a.inputs + CHUNK - 1) / CHUNK;
   const uint32_t first = chunk_count * warp / WARPS, last = chunk_count * (warp + 1) / WARPS;
-  const uint32_t tile_count = (a.outputs + OUTPUTS - 1) / OUTPUTS;
+  const uint32_t tile_count = (outputs + OUTPUTS - 1) / OUTPUTS;
   const uint32_t group_stride = gridDim.x * TILES;
   const __half *weights = as<const __half>(a.weights) + 8 * t;
   const __half *x = as<const __half>(a.x);
@@ -95,8 +96,8 @@ __device__ __forceinline__ void linear(const tandem_gpu_linear &a) {
     for (int n = 0; n < TILES; n++) {
       const uint32_t tile = first_tile + n * gridDim.x;
       // Outputs behind the last one read the last one's weights, and their sums are thrown away.
-      const uint32_t low = min(tile * OUTPUTS + g, a.outputs - 1);
-      const uint32_t high = min(tile * OUTPUTS + g + 8, a.outputs - 1);
+      const uint32_t low = min(tile * OUTPUTS + g, outputs - 1);
+      const uint32_t high = min(tile * OUTPUTS + g + 8, outputs - 1);
 #pragma unroll
       for (int c = 0; c < CHUNKS; c++) {
         const uint32_t input = (chunk + c) * CHUNK;
@@ -132,7 +133,7 @@ __device__ __forceinline__ void linear(const tandem_gpu_linear &a) {
       const uint32_t within = i % (TILES * a.rows * OUTPUTS), group = i / (TILES * a.rows * OUTPUTS);
       const uint32_t n = within / (a.rows * OUTPUTS), row = within / OUTPUTS % a.rows;
       const uint32_t output = (first_tile + group * group_stride + n * gridDim.x) * OUTPUTS + i % OUTPUTS;
-      if (output >= a.outputs) continue;
+      if (output >= outputs) continue;
       float total = 0.0f;
 #pragma unroll
       for (int w = 0; w < WARPS; w++) {
@@ -250,7 +251,7 @@ extern "C" __global__ void tandem_kernel_linear_any(const __grid_constant__ tand
   launch_successors();
   wait_for_predecessors();
   const uint32_t output = blockIdx.x * 8 + threadIdx.x / 32, lane = threadIdx.x % 32;
-  if (output >= a.outputs) return;
+  if (output >= limited(a.limit, a.outputs)) return;
   const __half *weights = as<const __half>(a.weights) + size_t(output) * a.inputs;
   for (uint32_t row = 0; row < a.rows; row++) {
     const __half *x = as<const __half>(a.x) + size_t(row) * a.x_stride;

@@ -69,7 +69,8 @@ __device__ __forceinline__ void linear_transposed(const tandem_gpu_linear_transp
   __shared__ bool is_last;
   __shared__ float own[IN_CLUSTER ? 8 * OUTPUTS : 1];
   const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  const uint32_t chunk_count = (a.inputs + CHUNK - 1) / CHUNK;
+  const uint32_t inputs = limited(a.limit, a.inputs);
+  const uint32_t chunk_count = (inputs + CHUNK - 1) / CHUNK;
   // The warps take turns, so that the block reads its part of the inputs from front to back.
   constexpr uint32_t STRIDE = WARPS * CHUNKS;
   const uint32_t first = chunk_count * blockIdx.y / a.split_count + warp * CHUNKS;
@@ -87,7 +88,7 @@ __device__ __forceinline__ void linear_transposed(const tandem_gpu_linear_transp
       for (int i = 0; i < 4; i++) {
         const uint32_t input = (chunk + c) * CHUNK + 4 * t + i;
         batch.weights[c][i] = make_uint4(0, 0, 0, 0);
-        if (chunk + c < last && input < a.inputs && has_columns) {
+        if (chunk + c < last && input < inputs && has_columns) {
           batch.weights[c][i] = load_once(weights + size_t(input) * a.outputs);
         }
       }
@@ -97,7 +98,7 @@ __device__ __forceinline__ void linear_transposed(const tandem_gpu_linear_transp
 #pragma unroll
     for (int c = 0; c < CHUNKS; c++) {
       const uint32_t input = (chunk + c) * CHUNK;
-      const bool is_inside = chunk + c < last && input + 4 * t < a.inputs;
+      const bool is_inside = chunk + c < last && input + 4 * t < inputs;
 #pragma unroll
       for (int r = 0; r < ROW_TILES; r++) {
         batch.activations[c][r] = make_uint2(0, 0);
@@ -235,7 +236,8 @@ extern "C" __global__ void tandem_kernel_linear_transposed_any(
   const __half *weights = as<const __half>(a.weights) + output;
   const __half *x = as<const __half>(a.x) + size_t(row) * a.x_stride;
   float sum = a.bias ? as<const float>(a.bias)[output] : 0.0f;
-  for (uint32_t i = 0; i < a.inputs; i++) {
+  const uint32_t inputs = limited(a.limit, a.inputs);
+  for (uint32_t i = 0; i < inputs; i++) {
     sum += __half2float(x[i]) * __half2float(weights[size_t(i) * a.outputs]);
   }
   as<float>(a.residual)[size_t(row) * a.outputs + output] += sum;

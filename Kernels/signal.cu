@@ -5,6 +5,7 @@
 extern "C" __global__ void tandem_kernel_signal(const __grid_constant__ tandem_gpu_signal a) {
   launch_successors();
   wait_for_predecessors();
+  if (limited(a.limit, 1) == 0) return;
   // Whoever sees the flag, on the host too, sees what the kernels in front have written.
   __threadfence_system();
   store_system(a.flag, a.value);
@@ -18,8 +19,9 @@ extern "C" __global__ void tandem_kernel_signal(const __grid_constant__ tandem_g
 /// One thread. The polls begin while the kernels in front still run: the flag is none of theirs.
 extern "C" __global__ void tandem_kernel_wait(const __grid_constant__ tandem_gpu_wait a) {
   launch_successors();
+  const bool is_needed = limited(a.limit, 1) != 0;
   const uint64_t start = nanoseconds();
-  for (;;) {
+  while (is_needed) {
     if (load_acquire_system(a.flag) == a.value) break;
     if (nanoseconds() - start > a.timeout_nanoseconds) {
       store_system(a.failure, 1);

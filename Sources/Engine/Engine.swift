@@ -30,6 +30,9 @@ public final class Engine: Sendable {
         /// Weights are copied while earlier ones are used.
         public var overlaps = true
         public var stagingSlotCount = 4
+        /// What is streamed of every MLP and what the CPU computes changes between tokens with what both of them take; nil
+        /// for where the placement was chosen, not given.
+        public var rebalances: Bool?
         /// The CPU computes attention of decode steps over the cache that lies in CPU memory, beside a GPU.
         public var computesCacheOnCPU = false
         /// The most GPU memory that may be used, as if the GPU had no more; nil for all that is free.
@@ -91,6 +94,8 @@ public final class Engine: Sendable {
     public var placement: Placement? { gpuLane?.weights.placement }
     /// Whether the CPU computes attention of decode steps over the cache in CPU memory, beside a GPU.
     public var computesCacheOnCPU: Bool { gpuLane?.computesCacheOnCPU ?? false }
+    /// How the split of every MLP between streaming and the CPU has moved; nil where it stays.
+    public var rebalancing: Rebalancing? { gpuLane?.rebalancing }
     /// Whether the CPU computes a part of decode steps, beside a GPU.
     public var usesCPU: Bool { gpuLane?.usesCPU ?? false }
     /// Who does, in a sentence; nil where there is no such cache, and nothing was asked for.

@@ -6,6 +6,8 @@ public struct GenerationReport: Sendable, Codable {
     public var prefillSeconds: Double
     /// Each decode step: one further token of each sequence that goes on.
     public var stepSeconds: [Double]
+    /// When the first decode step began, in seconds since 1970: to hold steps against other programs' logs.
+    public var decodeStart: Double
     public var keyValueCacheByteCount: Int
     /// The keys and values that the decode steps read, summed over the sequences.
     public var keyValueReadByteCount: Int

@@ -1,3 +1,4 @@
+import FoundationEssentials
 import HostRuntime
 import OPTModel
 import Synchronization
@@ -71,6 +72,7 @@ final class GenerationRun: @unchecked Sendable {  // handed over to the leader t
             choice: { sampler.choice(sequence: $0, step: sequences[$0].generatedCount) },
             { take($1, sampler, sequence: $0) })
         let prefillSeconds = start.duration(to: .now).seconds
+        let decodeStart = Date.now.timeIntervalSince1970
         if !isComplete {
             // As if the prompts had never been given.
             for (sequence, length) in lengths.enumerated() { state.truncate(sequence, to: length) }
@@ -94,7 +96,7 @@ final class GenerationRun: @unchecked Sendable {  // handed over to the leader t
         }
         let report = GenerationReport(
             promptTokenCounts: runs.map(\.count), generatedTokenCounts: sequences.map(\.generatedCount),
-            prefillSeconds: prefillSeconds, stepSeconds: stepSeconds,
+            prefillSeconds: prefillSeconds, stepSeconds: stepSeconds, decodeStart: decodeStart,
             keyValueCacheByteCount: state.cache.byteCount, keyValueReadByteCount: keyValueReadByteCount)
         control.report.withLock { $0 = report }
     }

@@ -59,7 +59,8 @@ struct LaneLoader {
                 context: gpu.context,
                 options: GPUWeights.Options(
                     pinsWeights: options.pinsWeights, stagingSlotCount: gpu.stagingSlotCount,
-                    offloadFolder: options.offloadFolder ?? CacheFolder.path),
+                    offloadFolder: options.offloadFolder ?? CacheFolder.path,
+                    rebalances: options.rebalances ?? (gpu.plan != nil)),
                 progress: progress)
         }
         return try phases.measure("kernels and scratch") {

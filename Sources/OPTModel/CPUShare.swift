@@ -24,10 +24,14 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
     let link: LaneLink
     let workers: CPUWorkers
     let heads: Range<Int>
-    let neurons: Range<Int>
+    private(set) var neurons: Range<Int>
     /// Rows of the token table.
     let rows: Range<Int>
     var isGPUAtWork: @Sendable () -> Bool = { true }
+    /// The exchanges of a step.
+    let blockCount: Int
+    /// What the parts of all blocks took in the last step, from their input to their answer.
+    private(set) var busySeconds = 0.0
 
     private let configuration: OPTConfiguration
     private let weights: GPUWeights
@@ -36,6 +40,8 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
     private let rowCapacity: Int
     private let cacheHeads: Range<Int>
     private let sequences: UnsafeMutablePointer<CachedRow>
+    private let blocksPerLayer: Int
+    private let hasNeurons: Bool
     private var number: UInt32 = 0
     private var rowCount = 0
     private var timeline: Timeline?
@@ -61,12 +67,12 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
         self.rowCapacity = rowCapacity
         heads = placement.attention.cpuComputed
         neurons = placement.mlp.cpuComputed
+        hasNeurons = !neurons.isEmpty
         rows = placement.tokenTable.cpuComputed
         cacheHeads = placement.cacheHeads.cpu
         kernels = workers.kernels.pointee
-        let blockCount =
-            configuration.layerCount * ((heads.isEmpty ? 0 : 1) + (neurons.isEmpty ? 0 : 1))
-            + (rows.isEmpty ? 0 : 1)
+        blocksPerLayer = (heads.isEmpty ? 0 : 1) + (neurons.isEmpty ? 0 : 1)
+        blockCount = configuration.layerCount * blocksPerLayer + (rows.isEmpty ? 0 : 1)
         link = try LaneLink(
             LaneLink.Shape(
                 exchangeCount: blockCount,
@@ -90,7 +96,7 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
 
     /// The processor's part of a layer's MLP; nil where it has no neurons.
     func mlp(layer: Int) -> Block? {
-        if neurons.isEmpty { return nil }
+        if !hasNeurons { return nil }
         return Block(
             number: layer * blocksPerLayer + blocksPerLayer - 1, kind: .mlp, layer: layer,
             width: configuration.hiddenSize)
@@ -104,9 +110,18 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
             number: layerCount * blocksPerLayer, kind: .logits, layer: layerCount, width: rows.count)
     }
 
-    private var blocksPerLayer: Int { (heads.isEmpty ? 0 : 1) + (neurons.isEmpty ? 0 : 1) }
-
     // MARK: A step
+
+    /// Lets the processor's part of every MLP begin at `first` from the next step on. Its weights are all in CPU memory.
+    func takeNeurons(from first: Int) { neurons = first..<neurons.upperBound }
+
+    /// The weights of a step.
+    var weightByteCount: Int {
+        let shape = weights.placement.shape
+        return shape.layerCount
+            * (heads.count * shape.bytesPerHead + neurons.count * shape.bytesPerNeuron)
+            + rows.count * shape.bytesPerTokenRow
+    }
 
     func begin(_ batch: StepBatch, cache: GPUKVCache, step number: UInt32, timeline: Timeline?) {
         precondition(
@@ -115,6 +130,7 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
         self.number = number
         self.timeline = timeline
         rowCount = batch.rowCount
+        busySeconds = 0
         for row in 0..<batch.rowCount {
             let sequence = batch.segments[row].sequence
             sequences[row] = CachedRow(
@@ -139,7 +155,8 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
         // The leader alone may ask the driver.
         let hasInput = link.waitForInput(
             of: block.number, step: number, isGPUAtWork: { worker != 0 || isGPUAtWork() })
-        let start = timeline == nil ? nil : ContinuousClock.now
+        // The leader's time stands for all: they meet within the block.
+        let start = worker == 0 || timeline != nil ? ContinuousClock.now : nil
         for first in stride(from: 0, to: rowCount, by: CPUScratch.fewRows) {
             let chunk = first..<min(first + CPUScratch.fewRows, rowCount)
             if first > 0 { barrier.wait() }
@@ -149,6 +166,7 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
             case .logits: if hasInput { computeLogits(chunk, worker) }
             }
         }
+        if worker == 0, let start { busySeconds += start.duration(to: .now) / .seconds(1) }
         let arrived = arrivedCount.wrappingAdd(1, ordering: .acquiringAndReleasing).newValue
         if arrived < workers.pool.workerCount { return }
         arrivedCount.store(0, ordering: .relaxed)

@@ -183,23 +183,25 @@ final class GPUKernels: Sendable {
 
     /// Lets the stream wait until *flag is `value`, for `timeoutSeconds` at most.
     func wait(
-        flag: UInt64, value: UInt32, failure: UInt64, timeoutSeconds: Double, on stream: Stream
+        flag: UInt64, value: UInt32, failure: UInt64, timeoutSeconds: Double,
+        limit: tandem_gpu_limit = .init(), on stream: Stream
     ) throws(CUDAError) {
         try stream.launch(
             waitKernel, grid: (1, 1, 1), block: 1,
             arguments: tandem_gpu_wait(
                 flag: flag, failure: failure, value: value,
-                timeout_nanoseconds: UInt64(timeoutSeconds * 1e9)))
+                timeout_nanoseconds: UInt64(timeoutSeconds * 1e9), limit: limit))
     }
 
     /// Sets *flag to `value` when everything in front has run, then *notice to `noticeValue`.
     func signal(
-        flag: UInt64, value: UInt32, notice: UInt64 = 0, noticeValue: UInt32 = 0, on stream: Stream
+        flag: UInt64, value: UInt32, notice: UInt64 = 0, noticeValue: UInt32 = 0,
+        limit: tandem_gpu_limit = .init(), on stream: Stream
     ) throws(CUDAError) {
         try stream.launch(
             signalKernel, grid: (1, 1, 1), block: 1,
             arguments: tandem_gpu_signal(
-                flag: flag, notice: notice, value: value, notice_value: noticeValue))
+                flag: flag, notice: notice, value: value, notice_value: noticeValue, limit: limit))
     }
 
     /// Reads a range once, with as many blocks as run at the same time.

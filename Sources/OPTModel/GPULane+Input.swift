@@ -8,6 +8,7 @@ extension GPULane {
     func write(_ batch: StepBatch, _ cache: GPUKVCache, rowCapacity: Int) throws -> StepBlock.Layout {
         let layout = StepBlock.Layout(rowCapacity: rowCapacity, hasDiskCache: cache.disk != nil)
         block.pointer(StepBlock.Layout.stepNumber, as: UInt32.self).pointee = stepNumber
+        block.pointer(StepBlock.Layout.boundary, as: UInt32.self).pointee = UInt32(boundary)
         let rows = block.pointer(layout.rows, as: tandem_gpu_row.self)
         let diskRows = block.pointer(layout.diskRows, as: tandem_gpu_row.self)
         let choices = block.pointer(layout.choices, as: tandem_gpu_choice.self)

@@ -166,28 +166,62 @@ extension GPULane {
 
     private func mlp(_ layer: GPULayer, _ index: Int, _ pass: Pass) throws(CUDAError) {
         let share = pass.isDecode ? cpuShare?.mlp(layer: index) : nil
-        let pieces = pass.isDecode ? layer.mlp : layer.mlp + layer.fetchedMLP
+        let pieces = mlpPieces(layer, pass)
         let isFused = normalizesInLinear(pieceCount: pieces.count, pass) && share == nil
         if configuration.normalizesBefore && !isFused { try normalize(layer.mlpNorm, pass) }
         if let share { try publish(share, x: scratch.normalized, pass) }
         for (number, piece) in pieces.enumerated() {
-            try take(piece.source)
+            let limit =
+                piece.isDivided && readsBoundary(pass)
+                ? tandem_gpu_limit(
+                    end: scratch.step + UInt64(StepBlock.Layout.boundary),
+                    first: UInt32(piece.neurons.lowerBound)) : .init()
+            try take(piece.source, limit: limit)
             let isResident = piece.source == .resident
             try multiply(
                 x: scratch.normalized, inputs: configuration.hiddenSize, piece.fc1,
                 bias: layer.fc1Bias(of: piece),
                 to: scratch.neurons, outputs: piece.neurons.count, activation: activation,
-                isResident: isResident, norm: isFused ? layer.mlpNorm : nil, pass)
+                isResident: isResident, norm: isFused ? layer.mlpNorm : nil, limit: limit, pass)
             try accumulate(
                 x: scratch.neurons, inputs: piece.neurons.count, piece.fc2,
                 bias: number == 0 ? layer.fc2Bias : 0,
-                isResident: isResident, pass)
-            try release(piece.source)
+                isResident: isResident, limit: limit, pass)
+            try release(piece.source, limit: limit)
         }
         if let share {
             try join(share, onto: scratch.residual, stride: configuration.hiddenSize, adds: true, pass)
         }
         if !configuration.normalizesBefore { try normalize(layer.mlpNorm, pass, keeps: true) }
+    }
+
+    /// A layer's pieces of the MLP in a pass. Divided pieces are cut at the boundary, unless the kernels do it.
+    private func mlpPieces(_ layer: GPULayer, _ pass: Pass) -> [MLPPiece] {
+        if readsBoundary(pass) { return layer.mlp }
+        let rowByteCount = UInt64(configuration.hiddenSize * 2)
+        let streamed = layer.mlp.map { piece in
+            var piece = piece
+            if piece.isDivided { piece.neurons = piece.neurons.clamped(to: 0..<boundary) }
+            return piece
+        }
+        let fetched = layer.fetchedMLP.map { piece in
+            guard piece.isDivided, case .fetched(let index, _) = piece.source else { return piece }
+            var piece = piece
+            let first = max(piece.neurons.lowerBound, min(boundary, piece.neurons.upperBound))
+            let skipped = first - piece.neurons.lowerBound
+            piece.neurons = first..<piece.neurons.upperBound
+            piece.fc1 += UInt64(skipped) * rowByteCount
+            piece.fc2 += UInt64(skipped) * rowByteCount
+            piece.source = .fetched(index, skipping: skipped)
+            return piece
+        }
+        return (pass.isDecode ? streamed : streamed + fetched).filter { !$0.neurons.isEmpty }
+    }
+
+    /// Whether a pass's kernels take the boundary from memory: those of a graph, which serves more steps than one. Those for
+    /// many rows cannot.
+    func readsBoundary(_ pass: Pass) -> Bool {
+        weights.boundary != nil && pass.isDecode && pass.hasFewRows
     }
 
     // MARK: Behind the last layer
@@ -237,7 +271,7 @@ extension GPULane {
                     x_stride: UInt32(inputs), y_stride: UInt32(vocabularySize), rows: UInt32(rows),
                     inputs: UInt32(inputs), outputs: UInt32(piece.rows.count), activation: 0, y_is_float: 1,
                     is_resident: piece.source == .resident ? 1 : 0, residual: 0, norm_weight: 0, norm_bias: 0,
-                    epsilon: 0), on: stream)
+                    epsilon: 0, limit: .init()), on: stream)
         }
     }
 
@@ -264,7 +298,7 @@ extension GPULane {
     private func multiply(
         x: UInt64, inputs: Int, _ matrix: UInt64, bias: UInt64, to y: UInt64, outputs: Int,
         activation: UInt32,
-        isResident: Bool, norm: GPUNorm? = nil, _ pass: Pass
+        isResident: Bool, norm: GPUNorm? = nil, limit: tandem_gpu_limit = .init(), _ pass: Pass
     ) throws(CUDAError) {
         if pass.hasFewRows {
             try kernels.linear(
@@ -274,7 +308,8 @@ extension GPULane {
                     rows: UInt32(pass.rowCount), inputs: UInt32(inputs), outputs: UInt32(outputs),
                     activation: activation, y_is_float: 0, is_resident: isResident ? 1 : 0,
                     residual: norm == nil ? 0 : scratch.residual, norm_weight: norm?.weight ?? 0,
-                    norm_bias: norm?.bias ?? 0, epsilon: OPTConfiguration.layerNormEpsilon), on: stream)
+                    norm_bias: norm?.bias ?? 0, epsilon: OPTConfiguration.layerNormEpsilon, limit: limit),
+                on: stream)
         } else {
             try multiplyMany(
                 tandem_gpu_gemm(
@@ -286,7 +321,8 @@ extension GPULane {
 
     /// residual += x · W + bias, W [inputs, hidden].
     private func accumulate(
-        x: UInt64, inputs: Int, _ matrix: UInt64, bias: UInt64, isResident: Bool, _ pass: Pass
+        x: UInt64, inputs: Int, _ matrix: UInt64, bias: UInt64, isResident: Bool,
+        limit: tandem_gpu_limit = .init(), _ pass: Pass
     ) throws(CUDAError) {
         let hidden = UInt32(configuration.hiddenSize)
         if pass.hasFewRows {
@@ -294,8 +330,8 @@ extension GPULane {
                 tandem_gpu_linear_transposed(
                     x: x, weights: matrix, bias: bias, residual: scratch.residual, partials: scratch.partials,
                     counters: scratch.counters, x_stride: UInt32(inputs), rows: UInt32(pass.rowCount),
-                    inputs: UInt32(inputs), outputs: hidden, split_count: 0, is_resident: isResident ? 1 : 0),
-                on: stream)
+                    inputs: UInt32(inputs), outputs: hidden, split_count: 0, is_resident: isResident ? 1 : 0,
+                    limit: limit), on: stream)
         } else {
             try multiplyMany(
                 tandem_gpu_gemm(

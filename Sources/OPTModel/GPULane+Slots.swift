@@ -1,38 +1,46 @@
 import CUDA
+import CUDAKernelImage
 
 /// The flags by which the GPU and the threads that feed it hand slots to each other.
 extension GPULane {
     // MARK: Streamed pieces
 
     /// Lets the stream wait until a piece's weights are there.
-    func take(_ source: PieceSource) throws(CUDAError) {
+    ///
+    /// With a limit that lets nothing of the piece count there is nothing to wait for, and nothing to give back.
+    func take(_ source: PieceSource, limit: tandem_gpu_limit = .init()) throws(CUDAError) {
         switch source {
         case .resident: return
         case .streamed(let index):
-            try wait("waiting for weights", flag: weights.streamer!.flagAddress(ofBlock: index))
-        case .fetched(let index): try weights.fetcher!.fetch(index, for: stream)
+            try wait(
+                "waiting for weights", flag: weights.streamer!.flagAddress(ofBlock: index), limit: limit)
+        case .fetched(let index, let skipped):
+            try weights.fetcher!.fetch(index, skipping: skipped, for: stream)
         }
     }
 
     /// Lets the stream wait until a flag is 1; a breakdown shows the time by `name`.
-    private func wait(_ name: String, flag: UInt64) throws(CUDAError) {
+    private func wait(
+        _ name: String, flag: UInt64, limit: tandem_gpu_limit = .init()
+    ) throws(CUDAError) {
         try span(name) { () throws(CUDAError) in
             try kernels.wait(
                 flag: flag, value: 1, failure: block.failureAddress, timeoutSeconds: Self.timeoutSeconds,
-                on: stream)
+                limit: limit, on: stream)
         }
     }
 
     /// Lets a piece's slot be written again.
-    func release(_ source: PieceSource) throws(CUDAError) {
+    func release(_ source: PieceSource, limit: tandem_gpu_limit = .init()) throws(CUDAError) {
         switch source {
         case .resident: return
         case .streamed(let index):
             let streamer = weights.streamer!
             try kernels.signal(
                 flag: streamer.flagAddress(ofBlock: index), value: 0,
-                notice: streamer.noticeAddress(ofBlock: index), noticeValue: 1, on: stream)
-        case .fetched(let index): try weights.fetcher!.release(index, from: stream)
+                notice: streamer.noticeAddress(ofBlock: index), noticeValue: 1,
+                limit: limit, on: stream)
+        case .fetched(let index, _): try weights.fetcher!.release(index, from: stream)
         }
     }
 

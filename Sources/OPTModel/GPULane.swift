@@ -38,6 +38,10 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
     private(set) var timeline: Timeline?
     private var graphs: [GraphKey: GraphExecutable] = [:]
     private(set) var stepNumber: UInt32 = 0
+    /// Passes that have begun to use streamed weights.
+    private var passCount = 0
+    /// The neuron where the CPU's part of every MLP begins in this pass; 0 where it does not move.
+    private(set) var boundary = 0
     /// Rows of the tables that lie on disk, read here for a step.
     let tableRows: PinnedBuffer
     let tableRowStride: Int
@@ -49,6 +53,8 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
         var rowCount: Int
         var partCount: Int
         var cacheNumber: Int
+        /// Where the kernels do not read it.
+        var boundary: Int
     }
 
     /// The most rows of a step: streamed weights are used by as many at once.
@@ -201,10 +207,13 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
             try checkFailure()
             try cache.disk?.check()
             stepNumber &+= 1
+            if let moving = weights.boundary { boundary = moving.settle(pass: passCount + 1) }
             let layout = try write(batch, cache, rowCapacity: pass.isDecode ? pass.rowCount : rowCapacity)
             let start = ContinuousClock.now
             cache.disk?.begin(batch, timeline: timeline)
+            passCount += 1
             if pass.isDecode {
+                if weights.boundary != nil { cpuShare?.takeNeurons(from: boundary) }
                 cpuPart?.begin(batch, cache: cache, step: stepNumber, timeline: timeline)
             }
             // Blocks of a whole step wait for each other: they must not share the GPU with those of another lane's.
@@ -216,6 +225,7 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
             try weights.streamer?.check()
             try cache.disk?.check()
             timeline?.add(.host, pass.isDecode ? "decode step" : "prefill", from: start, to: .now)
+            if readsBoundary(pass) { rebalance() }
             try deliver(batch, body)
         } catch {
             throw ModelError(loading: error)
@@ -318,7 +328,9 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
     func graph(for pass: Pass, _ cache: GPUKVCache, _ layout: StepBlock.Layout) throws
         -> GraphExecutable
     {
-        let key = GraphKey(rowCount: pass.rowCount, partCount: pass.partCount, cacheNumber: cache.number)
+        let key = GraphKey(
+            rowCount: pass.rowCount, partCount: pass.partCount, cacheNumber: cache.number,
+            boundary: readsBoundary(pass) ? 0 : boundary)
         if let graph = graphs[key] { return graph }
         // A cache's address is part of its graphs: those of caches that are gone go too.
         graphs = graphs.filter { $0.key.cacheNumber == key.cacheNumber }

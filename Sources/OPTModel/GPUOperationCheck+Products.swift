@@ -78,10 +78,11 @@ extension GPUOperationCase {
             let arguments = tandem_gpu_linear(
                 x: x, weights: weights, bias: bias, y: y, x_stride: UInt32(data.xStride),
                 y_stride: UInt32(stride), rows: UInt32(rows), inputs: UInt32(inputs),
-                outputs: UInt32(outputs),
+                outputs: UInt32(outputs + product.excess),
                 activation: product.activation, y_is_float: isFloat ? 1 : 0,
-                is_resident: product.isResident ? 1 : 0, residual: 0, norm_weight: 0, norm_bias: 0, epsilon: 0
-            )
+                is_resident: product.isResident ? 1 : 0, residual: 0, norm_weight: 0, norm_bias: 0,
+                epsilon: 0,
+                limit: try product.limit(outputs, workbench))
             return Trial {
                 try workbench.kernels.linear(arguments, on: workbench.stream)
             } judge: {
@@ -111,8 +112,8 @@ extension GPUOperationCase {
                 bias: try data.bias.map(workbench.upload) ?? 0, residual: residual,
                 partials: try workbench.reserve(GPUKernels.mostSplits * rows * outputs, of: Float.self),
                 counters: counters, x_stride: UInt32(data.xStride), rows: UInt32(rows),
-                inputs: UInt32(inputs), outputs: UInt32(outputs), split_count: 1,
-                is_resident: product.isResident ? 1 : 0)
+                inputs: UInt32(inputs + product.excess), outputs: UInt32(outputs), split_count: 1,
+                is_resident: product.isResident ? 1 : 0, limit: try product.limit(inputs, workbench))
             return Trial {
                 try workbench.kernels.linearTransposed(arguments, on: workbench.stream)
             } judge: {
@@ -183,6 +184,8 @@ struct ProductVariant: Sendable {
     let activation: UInt32
     let hasBias: Bool
     let isResident: Bool
+    /// Outputs or inputs that the arguments have beyond those that the limit lets count.
+    let excess: Int
 
     init(_ sizes: ProductSizes, number: Int) {
         rows = sizes.rows
@@ -191,6 +194,13 @@ struct ProductVariant: Sendable {
         activation = UInt32(number % 3)
         hasBias = number % 4 != 3
         isResident = number % 2 == 0
+        excess = number % 3 == 2 ? 200 : 0
+    }
+
+    /// What lets `count` items count, where there are more; the first of them stands at 64.
+    func limit(_ count: Int, _ workbench: GPUWorkbench) throws -> tandem_gpu_limit {
+        if excess == 0 { return tandem_gpu_limit() }
+        return tandem_gpu_limit(end: try workbench.upload([UInt32(64 + count)]), first: 64)
     }
 
     var text: String { "\(rows) \(rows == 1 ? "row" : "rows"), \(inputs) -> \(outputs)" }

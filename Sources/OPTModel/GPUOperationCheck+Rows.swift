@@ -174,7 +174,7 @@ extension GPUOperationCase {
                 activation: data.activation, y_is_float: 0, is_resident: product.isResident ? 1 : 0,
                 residual: try workbench.upload(residual),
                 norm_weight: try weight.map(workbench.upload) ?? 0,
-                norm_bias: try bias.map(workbench.upload) ?? 0, epsilon: epsilon)
+                norm_bias: try bias.map(workbench.upload) ?? 0, epsilon: epsilon, limit: .init())
             return Trial {
                 try workbench.kernels.linear(arguments, on: workbench.stream)
             } judge: {

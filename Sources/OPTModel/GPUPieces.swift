@@ -20,6 +20,8 @@ struct MLPPiece: Sendable {
     /// [n, hidden]
     var fc2: UInt64
     var source: PieceSource
+    /// In every pass only the neurons in front of the `MovingBoundary` are computed in this way, or only those behind it.
+    var isDivided = false
 }
 
 /// A range of the token table's rows, of which the GPU lane makes logits.
@@ -36,8 +38,9 @@ enum PieceSource: Sendable, Hashable {
     case resident
     /// Through the `WeightStreamer`; the number is the piece's place in the order of the stream.
     case streamed(Int)
-    /// Through the `WeightFetcher`, in prefill alone: the CPU computes with them in decode steps.
-    case fetched(Int)
+    /// Through the `WeightFetcher`, in prefill alone: the CPU computes with them in decode steps. The first items of the
+    /// block may be left out.
+    case fetched(Int, skipping: Int = 0)
 }
 
 /// One layer of the GPU lane: its pieces in the order in which they are computed, and the vectors, which are always in
@@ -78,4 +81,15 @@ struct StreamedBlock: @unchecked Sendable {  // the memory is the weights', read
     var source: Source
     var byteCount: Int
     var slot: Int
+    /// The neurons of a block of which only those in front of the `MovingBoundary` are streamed; nil where all of it is.
+    var neurons: Range<Int>?
+
+    /// The neurons that are streamed, of so many in the block; nil where all of it is.
+    func neuronCount(upTo boundary: Int) -> (streamed: Int, all: Int)? {
+        neurons.map { (min(max(0, boundary - $0.lowerBound), $0.count), $0.count) }
+    }
+
+    func byteCount(upTo boundary: Int) -> Int {
+        neuronCount(upTo: boundary).map { byteCount / $0.all * $0.streamed } ?? byteCount
+    }
 }

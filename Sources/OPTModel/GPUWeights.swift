@@ -24,6 +24,8 @@ public final class GPUWeights: @unchecked Sendable {  // read-only once loaded
     let streamer: WeightStreamer?
     /// Where the CPU computes a part of decode steps.
     let fetcher: WeightFetcher?
+    /// Where the CPU's part of every MLP begins, if that moves.
+    let boundary: MovingBoundary?
     /// The slots of the ring through which weights are streamed; 0 where none are.
     public var stagingSlotCount: Int { streamer?.ring.slotCount ?? 0 }
     let file: OffloadFile?
@@ -43,10 +45,18 @@ public final class GPUWeights: @unchecked Sendable {  // read-only once loaded
         /// Slots of the staging ring; with one, copies and computation take turns.
         public var stagingSlotCount: Int
         public var offloadFolder: FilePath
+        /// What is streamed of every MLP and what the CPU computes changes with what both of them take.
+        public var rebalances: Bool
+        /// In steps of so many neurons.
+        var rebalancingUnit = Placement.rowUnit
 
-        public init(pinsWeights: Bool = true, stagingSlotCount: Int = 4, offloadFolder: FilePath) {
+        public init(
+            pinsWeights: Bool = true, stagingSlotCount: Int = 4, offloadFolder: FilePath,
+            rebalances: Bool = false
+        ) {
             self.pinsWeights = pinsWeights
             self.stagingSlotCount = stagingSlotCount
+            self.rebalances = rebalances
             self.offloadFolder = offloadFolder
         }
     }
@@ -81,6 +91,7 @@ public final class GPUWeights: @unchecked Sendable {  // read-only once loaded
         offloadFolder = options.offloadFolder
         streamer = builder.streamer
         fetcher = builder.fetcher
+        boundary = builder.boundary
         byteCount = builder.totalByteCount
         deviceBuffers = builder.deviceBuffers
         hostShards = builder.hostShards

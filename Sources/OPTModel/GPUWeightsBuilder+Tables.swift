@@ -98,7 +98,7 @@ extension GPUWeightsBuilder {
         }
         let computed = placement.tokenTable.cpuComputed
         for (rows, _) in cut(computed, unit: 64, itemByteCount: table.rowByteCount, .cpu) {
-            let index = fetcher!.add(.init(runs: [run(rows)]))
+            let index = fetcher!.add(.init(runs: [run(rows)], itemCount: rows.count))
             fetchedLogits.append(
                 LogitsPiece(
                     rows: rows, table: fetcher!.address(ofBlock: index), source: .fetched(index)))

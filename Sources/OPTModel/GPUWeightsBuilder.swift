@@ -24,6 +24,7 @@ final class GPUWeightsBuilder<Source: TensorSource> {
     var tokenTable, positionTable: PlacedTable?
     var streamer: WeightStreamer?
     let fetcher: WeightFetcher?
+    let boundary: MovingBoundary?
     var fetchedLogits: [LogitsPiece] = []
     var deviceBuffers: [DeviceMemory] = []
     var hostShards: [LayerShard] = []
@@ -72,6 +73,10 @@ final class GPUWeightsBuilder<Source: TensorSource> {
             placement.computesOnCPU
             ? try WeightFetcher(slotByteCount: GPUWeights.slotByteCount(placement.shape), context: context)
             : nil
+        boundary =
+            options.rebalances
+            ? MovingBoundary(
+                placement, slotCount: options.stagingSlotCount, unit: options.rebalancingUnit) : nil
     }
 
     func load() throws {
@@ -83,7 +88,8 @@ final class GPUWeightsBuilder<Source: TensorSource> {
         let reader = try file.flatMap { file in
             diskBlocks.isEmpty ? nil : try DiskReader(diskBlocks, file: file, context: context)
         }
-        streamer = try WeightStreamer(blocks, ring: ring, reader: reader, context: context)
+        streamer = try WeightStreamer(
+            blocks, ring: ring, reader: reader, boundary: boundary, context: context)
     }
 
     // MARK: Layers
@@ -151,16 +157,22 @@ final class GPUWeightsBuilder<Source: TensorSource> {
         let fetchedAttention = zip(fetchedHeads, fetchedBiases).map { heads, bias in
             let rows = tensors.rows(of: heads)
             let index = fetcher!.add(
-                .init(runs: shard!.attentionRuns(rows, headSize: headSize, rowByteCount: rowByteCount)))
+                .init(
+                    runs: shard!.attentionRuns(rows, headSize: headSize, rowByteCount: rowByteCount),
+                    itemCount: heads.count))
             let slot = fetcher!.address(ofBlock: index)
             return AttentionPiece(
                 heads: heads, qkv: slot, output: slot + UInt64(3 * rows.count * rowByteCount),
                 qkvBias: address(bias), source: .fetched(index))
         }
 
+        // Where the boundary moves, all of these are streamed as far as it says, and fetched from there on.
+        let divided = boundary == nil ? nil : mlp.resident.upperBound..<mlp.count
         let neuronPieces =
             (mlp.resident.isEmpty ? [] : [(mlp.resident, Tier.gpu)])
-            + cut(mlp.streamed(from: .cpu), unit: 64, itemByteCount: placement.shape.bytesPerNeuron, .cpu)
+            + cut(
+                divided ?? mlp.streamed(from: .cpu), unit: 64, itemByteCount: placement.shape.bytesPerNeuron,
+                .cpu)
             + cut(mlp.streamed(from: .disk), unit: 64, itemByteCount: placement.shape.bytesPerNeuron, .disk)
         var mlpPieces: [MLPPiece] = []
         for (neurons, tier) in neuronPieces {
@@ -181,19 +193,22 @@ final class GPUWeightsBuilder<Source: TensorSource> {
                 parts.append($0)
             }
             let slot = ring!.address(ofSlot: blocks[index].slot)
+            if divided != nil { blocks[index].neurons = neurons }
             mlpPieces.append(
                 MLPPiece(
                     neurons: neurons, fc1: slot, fc2: slot + UInt64(neurons.count * rowByteCount),
-                    source: .streamed(index)))
+                    source: .streamed(index), isDivided: divided != nil))
         }
         let fetchedMLP = cut(
-            mlp.cpuComputed, unit: 64, itemByteCount: placement.shape.bytesPerNeuron, .cpu
+            divided ?? mlp.cpuComputed, unit: 64, itemByteCount: placement.shape.bytesPerNeuron, .cpu
         ).map { neurons, _ in
-            let index = fetcher!.add(.init(runs: shard!.mlpRuns(neurons, rowByteCount: rowByteCount)))
+            let index = fetcher!.add(
+                .init(
+                    runs: shard!.mlpRuns(neurons, rowByteCount: rowByteCount), itemCount: neurons.count))
             let slot = fetcher!.address(ofBlock: index)
             return MLPPiece(
                 neurons: neurons, fc1: slot, fc2: slot + UInt64(neurons.count * rowByteCount),
-                source: .fetched(index))
+                source: .fetched(index), isDivided: divided != nil)
         }
 
         layers.append(
@@ -265,5 +280,23 @@ final class GPUWeightsBuilder<Source: TensorSource> {
         let offset = fileByteCount
         fileByteCount += OffloadFile.aligned(byteCount)
         return offset
+    }
+}
+
+extension MovingBoundary {
+    /// Where a placement has the CPU's part of the MLP begin; nil where it cannot move: both lanes must have work, and what
+    /// moves must lie in CPU memory.
+    ///
+    /// Something is always streamed: else the streaming thread would have nothing that keeps it in step.
+    convenience init?(_ placement: Placement, slotCount: Int, unit: Int = Placement.rowUnit) {
+        let mlp = placement.mlp
+        let least = mlp.resident.upperBound + unit
+        guard placement.streamsWeights, placement.streamedByteCount(from: .disk) == 0,
+            mlp.weights.disk.isEmpty,
+            !mlp.cpuComputed.isEmpty, least < mlp.count
+        else { return nil }
+        self.init(
+            at: max(least, mlp.gpuComputed.upperBound), range: least...mlp.count, unit: unit,
+            mostPassesAhead: slotCount)
     }
 }

@@ -16,6 +16,8 @@ final class StepBlock: @unchecked Sendable {  // written by the lane's thread al
         let diskRows: Int
         let byteCount: Int
         static let stepNumber = 0
+        /// The neuron where the CPU's part of every MLP begins.
+        static let boundary = 4
 
         init(rowCapacity: Int, hasDiskCache: Bool) {
             rows = 64

@@ -35,6 +35,14 @@ public final class Timeline: Sendable {
         public var seconds: Double { end - start }
     }
 
+    /// A number that changed, at seconds since the recording began.
+    public struct Count: Sendable {
+        public var name: String
+        public var time: Double
+        public var value: Int
+    }
+
+    private let counted = Mutex<[Count]>([])
     private let finished = Mutex<[Span]>([])
     private let pending = Mutex<[Pending]>([])
     private let origin: ContinuousClock.Instant
@@ -83,6 +91,15 @@ public final class Timeline: Sendable {
             end: origin.duration(to: end) / .seconds(1))
         finished.withLock { $0.append(span) }
     }
+
+    /// Adds a number as it is now.
+    func count(_ name: String, _ value: Int) {
+        let count = Count(name: name, time: origin.duration(to: .now) / .seconds(1), value: value)
+        counted.withLock { $0.append(count) }
+    }
+
+    /// The numbers so far, in the order of time.
+    public func counts() -> [Count] { counted.withLock { $0 } }
 
     /// Everything that has ended, in the order of time.
     public func spans() -> [Span] {

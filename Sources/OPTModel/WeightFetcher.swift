@@ -8,6 +8,8 @@ final class WeightFetcher: @unchecked Sendable {  // used by the thread that lea
     /// Runs of host memory, one behind the other in a slot.
     struct Block: @unchecked Sendable {  // the memory is the weights', read-only once loaded
         var runs: [UnsafeRawBufferPointer]
+        /// Heads, neurons or rows: every run has as many equal parts.
+        var itemCount: Int
         var byteCount: Int { runs.reduce(0) { $0 + $1.count } }
     }
 
@@ -54,17 +56,18 @@ final class WeightFetcher: @unchecked Sendable {  // used by the thread that lea
 
     func record(in timeline: Timeline) { self.timeline = timeline }
 
-    /// Asks for a block's copy, behind the last use of its slot, and lets `stream` wait for it.
-    func fetch(_ index: Int, for stream: Stream) throws(CUDAError) {
+    /// Asks for a block's copy, behind the last use of its slot, and lets `stream` wait for it. The place of the items that
+    /// are skipped stays as it was.
+    func fetch(_ index: Int, skipping skipped: Int, for stream: Stream) throws(CUDAError) {
         let slot = index % Self.slotCount
         // An event that was never recorded lets everything pass.
         try copies.wait(for: uses[slot])
         if let timeline {
             try timeline.record(.copy, "copy to the GPU", on: copies) { () throws(CUDAError) in
-                try copy(index)
+                try copy(index, skipping: skipped)
             }
         } else {
-            try copy(index)
+            try copy(index, skipping: skipped)
         }
         try arrivals[slot].record(on: copies)
         try stream.wait(for: arrivals[slot])
@@ -75,10 +78,13 @@ final class WeightFetcher: @unchecked Sendable {  // used by the thread that lea
         try uses[index % Self.slotCount].record(on: stream)
     }
 
-    private func copy(_ index: Int) throws(CUDAError) {
+    private func copy(_ index: Int, skipping skipped: Int) throws(CUDAError) {
         var address = address(ofBlock: index)
-        for run in blocks[index].runs {
-            try copies.upload(run.baseAddress!, to: address, byteCount: run.count)
+        let block = blocks[index]
+        for run in block.runs {
+            let first = skipped * (run.count / block.itemCount)
+            try copies.upload(
+                run.baseAddress! + first, to: address + UInt64(first), byteCount: run.count - first)
             address += UInt64(run.count)
         }
     }

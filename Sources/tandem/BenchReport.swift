@@ -35,6 +35,10 @@ struct BenchReport: Codable {
     var stepMillisecondsP50: Double?
     var stepMillisecondsP99: Double?
 
+    /// Every decode step, and when the first began in seconds since 1970.
+    var stepMilliseconds: [Double]
+    var decodeStart: Double
+
     var weightBytesPerStep: Int
     var keyValueBytesPerStep: Int
     var limits: MachineLimits
@@ -47,6 +51,8 @@ struct BenchReport: Codable {
     /// What was expected, from what is remembered of the machine; nil where nothing is.
     var predictedPrefillSeconds: Double?
     var predictedStepMilliseconds: Double?
+    /// How the split of every MLP between streaming and the CPU has moved; nil where it stayed.
+    var rebalancing: Rebalancing?
     /// The time of each kind of layer and resource, where it was recorded.
     var breakdown: [String] = []
     /// Where everything lies, asked and got; empty where the CPU computes alone.
@@ -82,6 +88,8 @@ struct BenchReport: Codable {
         totalTokensPerSecond = Double(batchSize * generationLength) / total
         stepMillisecondsP50 = generation.stepSeconds(quantile: 0.5).map { $0 * 1e3 }
         stepMillisecondsP99 = generation.stepSeconds(quantile: 0.99).map { $0 * 1e3 }
+        stepMilliseconds = steps.map { ($0 * 1e6).rounded() / 1e3 }
+        decodeStart = generation.decodeStart
         weightBytesPerStep = engine.weightByteCountPerToken
         keyValueBytesPerStep = steps.isEmpty ? 0 : generation.keyValueReadByteCount / steps.count
         self.limits = limits
@@ -100,7 +108,11 @@ struct BenchReport: Codable {
         if let placement = engine.placement {
             let traffic = DecodeTraffic(
                 placement, weights: weightBytesPerStep, cache: keyValueBytesPerStep,
-                computesCacheOnCPU: engine.computesCacheOnCPU)
+                computesCacheOnCPU: engine.computesCacheOnCPU,
+                movedNeurons: engine.rebalancing.map {
+                    $0.mean - Double(placement.mlp.gpuComputed.upperBound)
+                } ?? 0)
+            rebalancing = engine.rebalancing
             resources = [
                 ResourceUse(
                     "GPU memory", bytesPerStep: traffic.gpuMemory, stepSeconds: meanStep,
@@ -180,6 +192,12 @@ struct BenchReport: Codable {
                     + (off < 0 ? "less" : "more")
             }
             lines.append(line)
+        }
+        if let rebalancing {
+            lines.append(
+                "rebalanced: the GPU computed \(rebalancing.first) of \(rebalancing.neuronCount) neurons of every layer in "
+                    + "the first step, \(rebalancing.last) in the last, \(rebalancing.least) to \(rebalancing.most) in "
+                    + "between; moved \(rebalancing.moveCount) times")
         }
         if let limitsDate { lines.append("limits: as remembered from \(limitsDate)") }
         if let startToFirstTokenSeconds {

@@ -16,13 +16,18 @@ struct DecodeTraffic: Equatable {
     ///   - weights: the bytes of all weights that a step reads.
     ///   - cache: the bytes of keys and values that a step reads, of all heads.
     ///   - computesCacheOnCPU: the processor computes attention over the cache in CPU memory.
-    init(_ placement: Placement, weights: Int, cache: Int, computesCacheOnCPU: Bool) {
+    ///   - movedNeurons: of every layer, that the GPU computes beyond what the placement says.
+    init(
+        _ placement: Placement, weights: Int, cache: Int, computesCacheOnCPU: Bool, movedNeurons: Double = 0
+    ) {
+        let moved = Int(
+            movedNeurons * Double(placement.shape.layerCount * placement.shape.bytesPerNeuron))
         let fromDisk = placement.streamedByteCount(from: .disk)
-        let streamed = placement.streamedByteCount(from: .cpu) + fromDisk
+        let streamed = placement.streamedByteCount(from: .cpu) + fromDisk + moved
         let ownCache = placement.cpuComputedCacheByteCount(of: cache)
         let hostCache = placement.cacheByteCount(on: .cpu, of: cache) - ownCache
         let diskCache = placement.cacheByteCount(on: .disk, of: cache)
-        let computed = placement.cpuComputedByteCount
+        let computed = placement.cpuComputedByteCount - moved
         gpuMemory = weights - computed + cache - ownCache - hostCache - diskCache
         pcie = streamed + diskCache + (computesCacheOnCPU ? 0 : hostCache)
         cpuMemory = computed + ownCache + (computesCacheOnCPU ? hostCache : 0)

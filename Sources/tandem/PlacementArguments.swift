@@ -59,6 +59,13 @@ struct PlacementArguments: ParsableArguments {
     var cpuCacheCompute: Switch?
 
     @Option(
+        defaultAsFlag: .on, parsing: .next,
+        help:
+            "Move neurons between streaming and the CPU from token to token, as both keep up (true, unless percentages are given)."
+    )
+    var rebalance: Switch?
+
+    @Option(
         help: ArgumentHelp(
             "The most GPU memory that may be used, such as 24GiB, as if the GPU had no more.",
             valueName: "size"))
@@ -87,7 +94,7 @@ struct PlacementArguments: ParsableArguments {
             throw ValidationError(
                 "--placement auto chooses the cache's percentages too; leave it or --cache-percent out")
         }
-        _ = try (pinsWeights, overlaps, computesCacheOnCPU)
+        _ = try (pinsWeights, overlaps, computesCacheOnCPU, rebalances)
         guard stagingSlots >= 2 else {
             throw ValidationError(
                 "--staging-slots is \(stagingSlots); give 2 or more, so that one fills while one is read")
@@ -144,6 +151,11 @@ struct PlacementArguments: ParsableArguments {
         get throws { try cpuCacheCompute?.isOn("--cpu-cache-compute") ?? false }
     }
 
+    /// nil where it is left to Tandem.
+    var rebalances: Bool? {
+        get throws { try rebalance?.isOn("--rebalance") }
+    }
+
     /// `options` with the placement that was asked for.
     func engineOptions(_ options: Engine.Options) throws -> Engine.Options {
         var options = options
@@ -153,6 +165,7 @@ struct PlacementArguments: ParsableArguments {
         options.pinsWeights = try pinsWeights
         options.overlaps = try overlaps
         options.stagingSlotCount = stagingSlots
+        options.rebalances = try rebalances
         options.gpuMemoryByteCount = gpuMemory?.byteCount
         options.cpuMemoryByteCount = cpuMemory?.byteCount
         options.computesCacheOnCPU = try computesCacheOnCPU

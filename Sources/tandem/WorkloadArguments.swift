@@ -88,7 +88,7 @@ struct WorkloadArguments: ParsableArguments {
         for try await _ in generation {}
         guard let report = generation.report, !InterruptWatcher.wasInterrupted else { throw ExitCode(130) }
         let spans = timeline?.spans() ?? []
-        if let trace { try TraceFile(spans: spans).write(to: trace) }
+        if let trace { try TraceFile(spans: spans, counts: timeline?.counts() ?? []).write(to: trace) }
         for _ in 0..<sampleCount { samples.append(try await MachineLimits(measuredBy: profiler)) }
         var result = BenchReport(
             engine: engine, generation: report, promptLength: promptLen, generationLength: genLen,

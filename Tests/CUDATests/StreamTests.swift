@@ -35,7 +35,7 @@ extension GPUTests {
                 wait, grid: (1, 1, 1), block: 1,
                 arguments: tandem_gpu_wait(
                     flag: words.address(0), failure: words.address(2), value: 1,
-                    timeout_nanoseconds: 2_000_000_000))
+                    timeout_nanoseconds: 2_000_000_000, limit: .init()))
         }
 
         @Test func `the device says what it is`() throws {
@@ -98,7 +98,8 @@ extension GPUTests {
                 try stream.launch(
                     signal, grid: (1, 1, 1), block: 1, isProgrammatic: isProgrammatic,
                     arguments: tandem_gpu_signal(
-                        flag: words.address(index % 10), notice: 0, value: UInt32(index), notice_value: 0))
+                        flag: words.address(index % 10), notice: 0, value: UInt32(index), notice_value: 0,
+                        limit: .init()))
             }
             try waitUntil("kernels") { try stream.isIdle }
             #expect((0..<10).map { words[$0] } == Array(90..<100))
@@ -118,10 +119,11 @@ extension GPUTests {
                     wait, grid: (1, 1, 1), block: 1,
                     arguments: tandem_gpu_wait(
                         flag: words.address(0), failure: words.address(1), value: 5,
-                        timeout_nanoseconds: timeoutNanoseconds))
+                        timeout_nanoseconds: timeoutNanoseconds, limit: .init()))
                 try stream.launch(
                     signal, grid: (1, 1, 1), block: 1, isProgrammatic: true,
-                    arguments: tandem_gpu_signal(flag: words.address(2), notice: 0, value: 1, notice_value: 0)
+                    arguments: tandem_gpu_signal(
+                        flag: words.address(2), notice: 0, value: 1, notice_value: 0, limit: .init())
                 )
             }
             try run(timeoutNanoseconds: 5_000_000_000)

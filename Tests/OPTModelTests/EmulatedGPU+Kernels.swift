@@ -62,7 +62,8 @@ extension EmulatedGPU {
     // MARK: Products
 
     static func linear(_ a: tandem_gpu_linear) {
-        let (rows, inputs, outputs) = (Int(a.rows), Int(a.inputs), Int(a.outputs))
+        let (rows, inputs) = (Int(a.rows), Int(a.inputs))
+        let outputs = limited(a.limit, a.outputs)
         var x: [Float]
         if a.residual != 0 {
             x = []
@@ -87,6 +88,7 @@ extension EmulatedGPU {
                 }
             }
         }
+        if outputs == 0 { return }
         let count = (rows - 1) * stride + outputs
         if a.y_is_float != 0 {
             spoil(pointer(a.y, to: Float.self), count: count)
@@ -96,7 +98,8 @@ extension EmulatedGPU {
     }
 
     static func linearTransposed(_ a: tandem_gpu_linear_transposed) {
-        let (rows, inputs, outputs) = (Int(a.rows), Int(a.inputs), Int(a.outputs))
+        let (rows, outputs) = (Int(a.rows), Int(a.outputs))
+        let inputs = limited(a.limit, a.inputs)
         let x = floats(a.x, rows: rows, stride: Int(a.x_stride), columns: inputs)
         let y = products(x, a.weights, rows: rows, inputs: inputs, outputs: outputs, isTransposed: true)
         accumulate(y, a.bias, a.residual, rows: rows, outputs: outputs)
@@ -200,7 +203,15 @@ extension EmulatedGPU {
             pointer(a.step, to: UInt32.self).pointee, ordering: .releasing)
     }
 
+    /// The items that a limit lets count, of so many.
+    static func limited(_ limit: tandem_gpu_limit, _ count: UInt32) -> Int {
+        if limit.end == 0 { return Int(count) }
+        let end = pointer(limit.end, to: UInt32.self).pointee
+        return end <= limit.first ? 0 : Int(min(count, end - limit.first))
+    }
+
     static func signal(_ a: tandem_gpu_signal) {
+        if limited(a.limit, 1) == 0 { return }
         flag(a.flag).pointee.store(a.value, ordering: .releasing)
         if a.notice != 0 { flag(a.notice).pointee.store(a.notice_value, ordering: .releasing) }
     }
@@ -208,6 +219,7 @@ extension EmulatedGPU {
     /// Unless streams run beside each other, a flag that is not set yet is taken for one that another stream will set, unless there is
     /// little time.
     static func wait(_ a: tandem_gpu_wait) {
+        if limited(a.limit, 1) == 0 { return }
         if isConcurrent {
             let end = ContinuousClock.now + .seconds(20)
             while flag(a.flag).pointee.load(ordering: .acquiring) != a.value {

@@ -146,6 +146,21 @@ import Testing
         }
     }
 
+    @Test(
+        arguments: GoldenCase.all.filter { $0.checkpoint.hasPrefix("safetensors") }, RebalancingCases.splits)
+    func `tokens stay those of transformers wherever the boundary moves`(
+        golden: GoldenCase, split: (weights: Double, computation: Double, slotCount: Int)
+    ) throws {
+        let request = try CPUShareCases.Split(
+            weights: split.weights, computation: split.computation, cache: split.weights
+        ).request
+        let model = try LoadedModel(
+            golden.folder, onGPU: request, stagingSlotCount: split.slotCount, cpu: LoadedModel.CPUPart(),
+            rebalances: true)
+        if model.gpuLane?.weights.boundary == nil { return }
+        #expect(try RebalancingCases.check(model, golden).count > 1)
+    }
+
     @Test(arguments: [false, true])
     func `an abort of the link in the middle of a generation is an error, not a hang`(isRecorded: Bool) throws
     {

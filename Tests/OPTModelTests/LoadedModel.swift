@@ -54,12 +54,13 @@ struct LoadedModel {
     init(
         _ folder: FilePath, onGPU request: PlacementRequest, stagingSlotCount: Int = 4,
         cacheSlotCount: Int = GPULane.defaultCacheSlotCount, rowCapacity: Int = GPULane.mostRows,
-        offloadFolder: FilePath = "/var/tmp", context: Context? = nil, cpu: CPUPart? = nil
+        offloadFolder: FilePath = "/var/tmp", context: Context? = nil, cpu: CPUPart? = nil,
+        rebalances: Bool = false
     ) throws {
         try self.init(
             OPTConfiguration(folder: folder), source: try CheckpointFiles(folder: folder), onGPU: request,
             stagingSlotCount: stagingSlotCount, cacheSlotCount: cacheSlotCount, rowCapacity: rowCapacity,
-            offloadFolder: offloadFolder, context: context, cpu: cpu)
+            offloadFolder: offloadFolder, context: context, cpu: cpu, rebalances: rebalances)
     }
 
     /// - Parameter usesStepKernel: steps of one sequence may be one kernel.
@@ -67,16 +68,20 @@ struct LoadedModel {
         _ configuration: OPTConfiguration, source: some TensorSource, onGPU request: PlacementRequest,
         stagingSlotCount: Int = 4, cacheSlotCount: Int = GPULane.defaultCacheSlotCount,
         rowCapacity: Int = GPULane.mostRows, offloadFolder: FilePath = "/var/tmp", context: Context? = nil,
-        usesStepKernel: Bool = true, cpu: CPUPart? = nil
+        usesStepKernel: Bool = true, cpu: CPUPart? = nil, rebalances: Bool = false
     ) throws {
         let library = context == nil ? try? CUBLASLt.shared.get() : nil
         let context = try context ?? Context(device: CUDADriver.load().device())
         pool = WorkerPool(workerCount: cpu?.workerCount ?? 2)
         self.configuration = configuration
+        var options = GPUWeights.Options(
+            stagingSlotCount: stagingSlotCount, offloadFolder: offloadFolder, rebalances: rebalances)
+        // The small models have few neurons.
+        options.rebalancingUnit = 8
         let weights = try GPULane.loadWeights(
             configuration, placement: Placement(configuration.shape, request),
             from: source, pool: pool, kernels: fastestKernels!, context: context,
-            options: GPUWeights.Options(stagingSlotCount: stagingSlotCount, offloadFolder: offloadFolder)
+            options: options
         ) { _, _ in }
         gpuWeights = weights
         var workers = CPUWorkers(pool, kernels: fastestKernels!)

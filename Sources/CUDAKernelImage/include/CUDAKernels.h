@@ -70,6 +70,13 @@ typedef struct {
   float epsilon;
 } tandem_gpu_layer_norm;
 
+/// Items from `first` on of which only those in front of *end count in this step: a split that moves between
+/// steps, while the kernels' arguments stay.
+typedef struct {
+  tandem_device_pointer end;  // uint32, on the device, the same in all of a step; or 0 where all count
+  uint32_t first;
+} tandem_gpu_limit;
+
 /// y[r, o] = activation(bias[o] + sum over i of x[r, i] * weights[o, i]), rows <= TANDEM_GPU_FEW_ROWS.
 typedef struct {
   tandem_device_pointer x;        // fp16 [rows, inputs]
@@ -86,6 +93,7 @@ typedef struct {
   tandem_device_pointer norm_weight;  // fp32 [inputs] or 0 for 1
   tandem_device_pointer norm_bias;    // fp32 [inputs] or 0
   float epsilon;
+  tandem_gpu_limit limit;  // of the outputs
 } tandem_gpu_linear;
 
 /// residual[r, o] += bias[o] + sum over i of x[r, i] * weights[i, o], rows <= TANDEM_GPU_FEW_ROWS.
@@ -101,6 +109,7 @@ typedef struct {
   tandem_device_pointer counters;  // uint32 [tiles of outputs], zero before and after
   uint32_t x_stride, rows, inputs, outputs, split_count;
   uint32_t is_resident;
+  tandem_gpu_limit limit;  // of the inputs
 } tandem_gpu_linear_transposed;
 
 /// y[r, o] = activation(bias[o] + sum over i of x[r, i] * W[o, i]), or parts[s, r, o] = the sum over part s
@@ -272,22 +281,24 @@ typedef struct {
   uint32_t rows, vocabulary;
 } tandem_gpu_sample;
 
-/// Polls until *flag is `value` (within timeout_nanoseconds, else *failure = 1 and it goes on). Grid: 1.
-/// Block: 1.
+/// Polls until *flag is `value` (within timeout_nanoseconds, else *failure = 1 and it goes on), unless the
+/// limit lets nothing count. Grid: 1. Block: 1.
 typedef struct {
   tandem_device_pointer flag;     // uint32
   tandem_device_pointer failure;  // uint32 in mapped host memory
   uint32_t value;
   uint64_t timeout_nanoseconds;
+  tandem_gpu_limit limit;
 } tandem_gpu_wait;
 
-/// *flag = value, after everything in front of it, and then, where it is given, *notice = notice_value.
-/// Grid: 1. Block: 1.
+/// *flag = value, after everything in front of it, and then, where it is given, *notice = notice_value;
+/// unless the limit lets nothing count. Grid: 1. Block: 1.
 typedef struct {
   tandem_device_pointer flag;    // uint32
   tandem_device_pointer notice;  // uint32, for the host in mapped memory, or 0
   uint32_t value;
   uint32_t notice_value;
+  tandem_gpu_limit limit;
 } tandem_gpu_signal;
 
 // An exchange with another lane: `publish` hands it some columns of the activations, `await` takes its
