@@ -2,11 +2,11 @@ import Glibc
 import SystemShims
 import Synchronization
 
-/// A barrier for a fixed number of running threads, which poll: about a microsecond, against 50 for a sleep.
+/// A barrier for a number of running threads, which poll: about a microsecond, against 50 for a sleep.
 ///
 /// Everything a thread wrote before `wait` is seen by every thread after it.
 public final class SpinBarrier: Sendable {
-    private let participantCount: Int
+    private let participants: Atomic<Int>
     private let arrived = Atomic<Int>(0)
     // On a cache line of their own: arrivals must not disturb the threads that poll the generation.
     private let padding: (SIMD16<Int64>, SIMD16<Int64>) = (.zero, .zero)
@@ -18,11 +18,18 @@ public final class SpinBarrier: Sendable {
 
     public init(participantCount: Int) {
         precondition(participantCount > 0, "SpinBarrier: \(participantCount) participants")
-        self.participantCount = participantCount
+        participants = Atomic(participantCount)
+    }
+
+    /// May be changed while nobody waits.
+    var participantCount: Int {
+        get { participants.load(ordering: .relaxed) }
+        set { participants.store(newValue, ordering: .relaxed) }
     }
 
     /// Returns when all participants have called it.
     public func wait() {
+        let participantCount = participantCount
         if participantCount == 1 { return }
         let current = generation.load(ordering: .acquiring)
         if arrived.wrappingAdd(1, ordering: .acquiringAndReleasing).newValue == participantCount {

@@ -4,7 +4,7 @@ import SystemShims
 
 /// Work that every thread of a pool does its part of.
 public protocol WorkerTask: AnyObject, Sendable {
-    /// Does the part of thread `worker`, of `0 ..< pool.workerCount`. All threads run it at the same time, so they
+    /// Does the part of thread `worker`, of `0 ..< pool.activeCount`. All threads run it at the same time, so they
     /// may meet in `pool.barrier`.
     func run(worker: Int)
 }
@@ -13,14 +13,19 @@ public protocol WorkerTask: AnyObject, Sendable {
 ///
 /// Worker 0 is the thread that calls `run`; only one thread at a time may do so. Starting a task and ending it cost
 /// about a barrier each and allocate nothing.
-public final class WorkerPool: Sendable {
+public final class WorkerPool: @unchecked Sendable {  // what changes is the leader's, between runs
     public let workerCount: Int
+    /// The workers that take part in the running task, or took part in the last one.
+    public private(set) var activeCount: Int
     /// Where the workers of a running task meet.
     public let barrier: SpinBarrier
+    /// How often workers have left processors that other programs use, or come back to them.
+    public private(set) var moveCount = 0
 
-    private let processors: [Int32]
     private let post: StartingPost
     private let threads: [pthread_t]
+    private let watch: CrowdWatch?
+    private let stations: Stations
 
     /// The processors that this process may use.
     public static var availableProcessorCount: Int {
@@ -31,44 +36,60 @@ public final class WorkerPool: Sendable {
     public init(workerCount: Int? = nil) {
         let available = Self.availableProcessorCount
         let count = workerCount ?? available
-        precondition(count > 0, "WorkerPool: \(count) workers")
+        precondition(count > 0 && count <= StartingPost.mostWorkers, "WorkerPool: \(count) workers")
         self.workerCount = count
+        activeCount = count
         let barrier = SpinBarrier(participantCount: count)
         let post = StartingPost()
         var allowed = [Int32](repeating: 0, count: available)
         tandem_allowed_processors(&allowed, Int32(available))
         // More threads than processors: let the system place them.
-        let processors = count <= available ? Array(allowed.prefix(count)) : []
+        watch = count <= available ? CrowdWatch(processors: allowed, workerCount: count) : nil
+        let stations = Stations(count: count)
+        if let watch { stations.assign(watch.places) }
         threads = (1..<max(1, count)).map { worker in
             startThread {
-                if worker < processors.count { tandem_pin_current_thread(processors[worker]) }
-                var started: UInt32 = 0
-                while let task = post.waitForTask(after: started) {
-                    task.run(worker: worker)
+                var seen = StartingPost.Start()
+                while let task = post.waitForTask(of: worker, after: &seen) {
+                    stations.run(task, worker)
                     barrier.wait()
-                    started &+= 1
                 }
             }
         }
         self.barrier = barrier
         self.post = post
-        self.processors = processors
+        self.stations = stations
     }
 
     deinit {
-        post.start(nil)
+        post.start(nil, workerCount: workerCount)
         for thread in threads { pthread_join(thread, nil) }
     }
 
     /// Keeps the calling thread on worker 0's processor, for the thread that will call `run` from now on.
-    public func pinLeader() {
-        if let processor = processors.first { tandem_pin_current_thread(processor) }
-    }
+    public func pinLeader() { stations.pin(0) }
 
     /// Runs the task on all workers, the caller being worker 0, and returns when all have done their part.
-    public func run(_ task: any WorkerTask) {
-        post.start(task)
-        task.run(worker: 0)
+    public func run(_ task: any WorkerTask) { run(task, on: workerCount) }
+
+    /// Runs the task on those workers that have a processor to themselves, as far as earlier runs have shown which do.
+    public func runUndisturbed(_ task: any WorkerTask) {
+        guard let watch else { return run(task) }
+        let start = ContinuousClock.now
+        run(task, on: watch.activeCount)
+        let seconds = start.duration(to: .now) / .seconds(1)
+        if watch.note(runSeconds: seconds, lost: { stations.lostSeconds(of: $0) }) {
+            stations.assign(watch.places)
+            moveCount += 1
+        }
+    }
+
+    /// Runs the task on the first workers.
+    func run(_ task: any WorkerTask, on count: Int) {
+        activeCount = count
+        barrier.participantCount = count
+        post.start(task, workerCount: count)
+        stations.run(task, 0)
         barrier.wait()
     }
 
@@ -83,50 +104,132 @@ public final class WorkerPool: Sendable {
     }
 }
 
-/// Where workers wait for their next task: they poll, then sleep on the counter's address.
-private final class StartingPost: @unchecked Sendable {  // `task` is written only while every worker waits
+/// Where each worker runs, and for how long it did not.
+private final class Stations: @unchecked Sendable {  // a worker writes its own station alone
+    /// On cache lines of their own.
+    private struct Station {
+        /// Where the worker is to run, written by the leader between runs; -1 for anywhere.
+        var place: Int32 = -1
+        /// Where it is bound to.
+        var boundTo: Int32 = -1
+        var lostSeconds = 0.0
+        private let padding: (SIMD8<Int64>, SIMD4<Int64>) = (.zero, .zero)
+    }
+
+    private let stations: UnsafeMutableBufferPointer<Station>
+
+    init(count: Int) {
+        stations = .allocate(capacity: count)
+        stations.initialize(repeating: Station())
+    }
+
+    deinit { stations.deallocate() }
+
+    func assign(_ places: [Int32]) {
+        for rank in stations.indices { stations[rank].place = places[rank] }
+    }
+
+    func lostSeconds(of worker: Int) -> Double { stations[worker].lostSeconds }
+
+    /// Binds the calling thread to a worker's place.
+    func pin(_ worker: Int) {
+        let place = stations[worker].place
+        if place < 0 { return }
+        tandem_pin_current_thread(place)
+        stations[worker].boundTo = place
+    }
+
+    /// The worker's part of a task, where it is to run.
+    func run(_ task: any WorkerTask, _ worker: Int) {
+        if stations[worker].place != stations[worker].boundTo { pin(worker) }
+        let start = (Self.seconds(CLOCK_MONOTONIC), Self.seconds(CLOCK_THREAD_CPUTIME_ID))
+        task.run(worker: worker)
+        stations[worker].lostSeconds =
+            Self.seconds(CLOCK_MONOTONIC) - start.0 - (Self.seconds(CLOCK_THREAD_CPUTIME_ID) - start.1)
+    }
+
+    private static func seconds(_ clock: clockid_t) -> Double {
+        var time = timespec()
+        clock_gettime(clock, &time)
+        return Double(time.tv_sec) + Double(time.tv_nsec) * 1e-9
+    }
+}
+
+/// Where workers wait for their next task: they poll, then sleep on the counter's address. Those that the next task does
+/// not need sleep until one does.
+private final class StartingPost: @unchecked Sendable {  // `task` is written while every worker waits
+    /// The count of started tasks, and how many workers the last of them has: one word, so that a worker that was left out
+    /// for some tasks never takes one task for another.
+    struct Start: Equatable {
+        var word: UInt32 = 0
+        var workerCount: Int { Int(word & (1 << StartingPost.countBits - 1)) }
+    }
+
     private var task: (any WorkerTask)?
     private let sleeperCount = Atomic<Int>(0)
-    /// Counts the tasks that were started.
-    private let startedCount: UnsafeMutablePointer<Atomic<UInt32>>
+    private let word: UnsafeMutablePointer<Atomic<UInt32>>
+    /// The workers of the next task, as far as is known.
+    private let needed: UnsafeMutablePointer<Atomic<UInt32>>
 
+    static let mostWorkers = 1 << countBits - 1
+    private static let countBits: UInt32 = 11
     /// Polls before an idle worker goes to sleep: some milliseconds, more than the host needs between two tokens.
     private static let pollsBeforeSleep = 50_000
 
     init() {
-        startedCount = .allocate(capacity: 1)
-        startedCount.initialize(to: Atomic(0))
+        word = .allocate(capacity: 1)
+        word.initialize(to: Atomic(0))
+        needed = .allocate(capacity: 1)
+        needed.initialize(to: Atomic(UInt32(Self.mostWorkers)))
     }
 
     deinit {
-        startedCount.deinitialize(count: 1)
-        startedCount.deallocate()
+        word.deinitialize(count: 1)
+        word.deallocate()
+        needed.deinitialize(count: 1)
+        needed.deallocate()
     }
 
-    /// Hands `task` to all workers; nil sends them home.
-    func start(_ task: (any WorkerTask)?) {
+    /// Hands `task` to the first workers; nil sends them home.
+    func start(_ task: (any WorkerTask)?, workerCount: Int) {
+        let before = needed.pointee.exchange(UInt32(workerCount), ordering: .sequentiallyConsistent)
+        if workerCount > Int(before) { tandem_futex_wake_all(Self.address(needed)) }
         self.task = task
-        startedCount.pointee.wrappingAdd(1, ordering: .sequentiallyConsistent)
-        if sleeperCount.load(ordering: .sequentiallyConsistent) > 0 { tandem_futex_wake_all(address) }
+        let number = (word.pointee.load(ordering: .relaxed) >> Self.countBits) &+ 1
+        word.pointee.store(number << Self.countBits | UInt32(workerCount), ordering: .sequentiallyConsistent)
+        if sleeperCount.load(ordering: .sequentiallyConsistent) > 0 {
+            tandem_futex_wake_all(Self.address(word))
+        }
     }
 
-    func waitForTask(after started: UInt32) -> (any WorkerTask)? {
+    /// The next task that a worker takes part in; nil when it is sent home.
+    func waitForTask(of worker: Int, after seen: inout Start) -> (any WorkerTask)? {
         var polls = 0
-        while startedCount.pointee.load(ordering: .sequentiallyConsistent) == started {
-            polls += 1
-            if polls < Self.pollsBeforeSleep {
-                tandem_spin_hint()
+        while true {
+            let start = Start(word: word.pointee.load(ordering: .sequentiallyConsistent))
+            if start != seen {
+                seen = start
+                polls = 0
+                // The task stays as it is until all of its workers have done their part.
+                if worker < start.workerCount { return task }
                 continue
             }
-            sleeperCount.wrappingAdd(1, ordering: .sequentiallyConsistent)
-            tandem_futex_wait(address, started)
-            sleeperCount.wrappingSubtract(1, ordering: .sequentiallyConsistent)
+            polls += 1
+            let needed = needed.pointee.load(ordering: .sequentiallyConsistent)
+            if worker >= Int(needed) {
+                tandem_futex_wait(Self.address(self.needed), needed)
+            } else if polls < Self.pollsBeforeSleep {
+                tandem_spin_hint()
+            } else {
+                sleeperCount.wrappingAdd(1, ordering: .sequentiallyConsistent)
+                tandem_futex_wait(Self.address(word), seen.word)
+                sleeperCount.wrappingSubtract(1, ordering: .sequentiallyConsistent)
+            }
         }
-        return task
     }
 
-    private var address: UnsafePointer<UInt32> {
-        UnsafeRawPointer(startedCount).assumingMemoryBound(to: UInt32.self)
+    private static func address(_ word: UnsafeMutablePointer<Atomic<UInt32>>) -> UnsafePointer<UInt32> {
+        UnsafeRawPointer(word).assumingMemoryBound(to: UInt32.self)
     }
 }
 

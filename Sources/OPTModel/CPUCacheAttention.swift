@@ -127,7 +127,7 @@ final class CPUCacheAttention: CPUPart, @unchecked Sendable {  // `step` is writ
         let start = timeline == nil ? nil : ContinuousClock.now
         attend(exchange, worker)
         let arrived = arrivedCount.wrappingAdd(1, ordering: .acquiringAndReleasing).newValue
-        if arrived < workers.pool.workerCount { return true }
+        if arrived < workers.pool.activeCount { return true }
         arrivedCount.store(0, ordering: .relaxed)
         link.publishAnswer(of: exchange.number, step: step.number)
         if let start { timeline?.add(.cpu, Self.span, layer: exchange.layer, from: start, to: .now) }
@@ -143,7 +143,7 @@ final class CPUCacheAttention: CPUPart, @unchecked Sendable {  // `step` is writ
     /// between the rows of a ragged batch: a worker has those that begin within its part of all positions.
     private func attend(_ exchange: Exchange, _ worker: Int) {
         let total = step.positionCount * exchange.heads.count
-        let part = share(of: total, worker: worker, of: workers.pool.workerCount)
+        let part = share(of: total, worker: worker, of: workers.pool.activeCount)
         var begin = 0
         for row in 0..<step.rowCount {
             let positionCount = rows[row].position + 1

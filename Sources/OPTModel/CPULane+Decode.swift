@@ -75,7 +75,7 @@ extension CPULane {
             x: scratch.residual + columns.lowerBound, x_stride: hidden,
             bias: bias.map { $0 + columns.lowerBound },
             partials: scratch.partial(worker: 0) + columns.lowerBound, partial_stride: scratch.partialStride,
-            row_stride: hidden, partial_count: pool.workerCount, rows: step.batch.rowCount,
+            row_stride: hidden, partial_count: pool.activeCount, rows: step.batch.rowCount,
             width: columns.count)
         kernels.join(&join)
         pool.barrier.wait()

@@ -8,7 +8,7 @@ extension CPULane {
         let hidden = configuration.hiddenSize
         let width = configuration.embeddingSize
         let embedding = weights.embedding
-        let rows = share(of: step.batch.rowCount, worker: worker, of: pool.workerCount)
+        let rows = share(of: step.batch.rowCount, worker: worker, of: pool.activeCount)
         for row in rows {
             let token = embedding.tokens + Int(step.batch.tokens[row]) * width
             if embedding.projectIn != nil {
@@ -41,7 +41,7 @@ extension CPULane {
         let hidden = configuration.hiddenSize
         let width = configuration.embeddingSize
         let embedding = weights.embedding
-        for index in share(of: batch.logitsCount, worker: worker, of: pool.workerCount) {
+        for index in share(of: batch.logitsCount, worker: worker, of: pool.activeCount) {
             let x = scratch.residual + Int(batch.logitsRows[index]) * hidden
             let y = scratch.blockSum + index * hidden
             if configuration.hasFinalLayerNorm {

@@ -101,13 +101,13 @@ extension CPULane {
     /// A worker's columns, in whole panels.
     private func gemmPart(of count: Int, _ worker: Int) -> Range<Int> {
         share(
-            of: count, worker: worker, of: pool.workerCount,
+            of: count, worker: worker, of: pool.activeCount,
             multiple: max(16, kernels.gemm_panel_columns))
     }
 
     /// A worker's rows, in whole panels: a panel p begins at `packed` + p · panel rows · width.
     private func panelRows(of rowCount: Int, _ worker: Int) -> Range<Int> {
-        share(of: rowCount, worker: worker, of: pool.workerCount, multiple: kernels.gemm_panel_rows)
+        share(of: rowCount, worker: worker, of: pool.activeCount, multiple: kernels.gemm_panel_rows)
     }
 }
 

@@ -72,7 +72,7 @@ public final class CPULane: Lane, WorkerTask, @unchecked Sendable {
         if batch.rowCount == 0 { return }
         let logits: UnsafeMutablePointer<Float> = logits!.buffer.pointer()
         step = Step(batch: batch, cache: unsafeDowncast(cache, to: KVCache.self), logits: logits)
-        pool.run(self)
+        pool.runUndisturbed(self)
         step = nil
         let vocabularySize = configuration.vocabularySize
         for index in 0..<batch.segmentCount {
@@ -105,12 +105,12 @@ public final class CPULane: Lane, WorkerTask, @unchecked Sendable {
 
     /// The part of `count` that a worker computes. Cache lines of fp32 results are not divided.
     func part(of count: Int, _ worker: Int) -> Range<Int> {
-        share(of: count, worker: worker, of: pool.workerCount, multiple: 16)
+        share(of: count, worker: worker, of: pool.activeCount, multiple: 16)
     }
 
     /// Post-norm models normalize the residual stream behind each block, each worker some of the rows.
     func normalizeResidual(_ norm: LayerNormWeights, _ step: Step, _ worker: Int) {
-        let rows = share(of: step.batch.rowCount, worker: worker, of: pool.workerCount)
+        let rows = share(of: step.batch.rowCount, worker: worker, of: pool.activeCount)
         let x = scratch.residual + rows.lowerBound * configuration.hiddenSize
         normalize(x, norm, to: x, rowCount: rows.count)
         pool.barrier.wait()
@@ -154,7 +154,7 @@ public final class CPULane: Lane, WorkerTask, @unchecked Sendable {
     /// Attention of all segments and heads, an equal number of pairs for each worker.
     func attendAll(_ shard: LayerShard, layer: Int, _ step: Step, _ worker: Int) {
         let headCount = shard.heads.count
-        let pairs = share(of: step.batch.segmentCount * headCount, worker: worker, of: pool.workerCount)
+        let pairs = share(of: step.batch.segmentCount * headCount, worker: worker, of: pool.activeCount)
         for pair in pairs {
             attend(
                 step.batch.segments[pair / headCount], head: shard.heads.lowerBound + pair % headCount,

@@ -168,7 +168,7 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
         }
         if worker == 0, let start { busySeconds += start.duration(to: .now) / .seconds(1) }
         let arrived = arrivedCount.wrappingAdd(1, ordering: .acquiringAndReleasing).newValue
-        if arrived < workers.pool.workerCount { return }
+        if arrived < workers.pool.activeCount { return }
         arrivedCount.store(0, ordering: .relaxed)
         if link.fault != nil { return }
         link.publishAnswer(of: block.number, step: number)
@@ -220,7 +220,7 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
         }
         barrier.wait()
         if hasInput {
-            let pairs = share(of: chunk.count * heads.count, worker: worker, of: workers.pool.workerCount)
+            let pairs = share(of: chunk.count * heads.count, worker: worker, of: workers.pool.activeCount)
             for pair in pairs {
                 attend(
                     row: pair / heads.count, of: chunk, head: pair % heads.count, layer: block.layer, worker)
@@ -317,7 +317,7 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
         var join = tandem_join(
             x: x, x_stride: hidden, bias: bias.map { $0 + columns.lowerBound },
             partials: scratch.partial(worker: 0) + columns.lowerBound, partial_stride: scratch.partialStride,
-            row_stride: hidden, partial_count: workers.pool.workerCount, rows: chunk.count,
+            row_stride: hidden, partial_count: workers.pool.activeCount, rows: chunk.count,
             width: columns.count)
         kernels.join(&join)
     }
@@ -326,7 +326,7 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
 
     /// The part of `count` that a worker computes. Cache lines of fp32 results are not divided.
     private func part(of count: Int, _ worker: Int) -> Range<Int> {
-        share(of: count, worker: worker, of: workers.pool.workerCount, multiple: 16)
+        share(of: count, worker: worker, of: workers.pool.activeCount, multiple: 16)
     }
 }
 

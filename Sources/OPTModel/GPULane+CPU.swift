@@ -49,12 +49,12 @@ extension GPULane {
     ) throws {
         if timeline == nil {
             try graph(for: pass, cache, layout).launch(on: stream)
-            part.workers.pool.run(part)
+            part.workers.pool.runUndisturbed(part)
         } else {
             let step = RecordedStep(part) { [self] () throws(CUDAError) in
                 try enqueue(pass, cache, layout)
             }
-            part.workers.pool.run(step)
+            part.workers.pool.runUndisturbed(step)
             if let error = step.error { throw error }
         }
         try checkFailure()

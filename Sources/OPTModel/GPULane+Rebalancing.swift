@@ -8,15 +8,20 @@ extension GPULane {
         guard let moving = weights.boundary, let share = cpuShare, let streamer = weights.streamer else {
             return
         }
-        moving.note(boundary)
+        let pool = share.workers.pool
+        moving.note(boundary, cpuSeconds: share.busySeconds, threadCount: pool.activeCount)
         timeline?.count("neurons of each MLP on the GPU", boundary)
-        guard let rate = streamer.takeUploadRate() else { return }
+        let rate = streamer.takeUploadRate()
+        // Workers that were driven from their processors say nothing of the next step, which goes on without them.
+        defer { poolMoveCount = pool.moveCount }
+        guard let rate, poolMoveCount == pool.moveCount else { return }
         let shape = weights.placement.shape
         let rebalancer = Rebalancer(
             bytesPerNeuron: shape.layerCount * shape.bytesPerNeuron, blockCount: share.blockCount)
         let step = Rebalancer.Step(
             cpuSeconds: share.busySeconds, cpuByteCount: share.weightByteCount,
             streamedByteCount: streamer.byteCount(upTo: boundary), uploadBytesPerSecond: rate)
-        moving.move(to: rebalancer.boundary(after: step, at: boundary))
+        let target = rebalancer.boundary(after: step, at: boundary)
+        moving.move(to: target)
     }
 }

@@ -40,6 +40,8 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
     private(set) var stepNumber: UInt32 = 0
     /// Passes that have begun to use streamed weights.
     private var passCount = 0
+    /// `WorkerPool.moveCount` at the last step.
+    var poolMoveCount = 0
     /// The neuron where the CPU's part of every MLP begins in this pass; 0 where it does not move.
     private(set) var boundary = 0
     /// Rows of the tables that lie on disk, read here for a step.

@@ -48,7 +48,9 @@ final class MovingBoundary: Sendable {
     }
 
     /// Counts a decode step at `boundary`.
-    func note(_ boundary: Int) { state.withLock { $0.record.note(boundary) } }
+    func note(_ boundary: Int, cpuSeconds: Double, threadCount: Int) {
+        state.withLock { $0.record.note(boundary, cpuSeconds: cpuSeconds, threadCount: threadCount) }
+    }
 
     var record: Rebalancing { state.withLock { $0.record } }
 }
@@ -65,7 +67,13 @@ public struct Rebalancing: Sendable, Hashable, Codable {
     public private(set) var stepCount = 0
     /// Steps that had another boundary than the step before.
     public private(set) var moveCount = 0
+    /// The neurons that the GPU computed, the milliseconds in which the CPU did its part, and the threads that did, in each
+    /// of the latest steps.
+    public private(set) var boundaries: [Int] = []
+    public private(set) var cpuMilliseconds: [Double] = []
+    public private(set) var threadCounts: [Int] = []
     private var sum = 0
+    private static let mostSteps = 4096
 
     init(at boundary: Int, neuronCount: Int) {
         self.neuronCount = neuronCount
@@ -78,7 +86,15 @@ public struct Rebalancing: Sendable, Hashable, Codable {
     /// Over all steps.
     public var mean: Double { stepCount == 0 ? Double(first) : Double(sum) / Double(stepCount) }
 
-    mutating func note(_ boundary: Int) {
+    mutating func note(_ boundary: Int, cpuSeconds: Double, threadCount: Int) {
+        if boundaries.count == Self.mostSteps {
+            boundaries.removeFirst(Self.mostSteps / 2)
+            cpuMilliseconds.removeFirst(Self.mostSteps / 2)
+            threadCounts.removeFirst(Self.mostSteps / 2)
+        }
+        boundaries.append(boundary)
+        cpuMilliseconds.append((cpuSeconds * 1e6).rounded() / 1e3)
+        threadCounts.append(threadCount)
         if stepCount == 0 {
             first = boundary
             least = boundary

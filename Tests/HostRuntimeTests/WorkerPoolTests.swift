@@ -27,10 +27,9 @@ struct WorkerPoolTests {
             runs[worker].count.wrappingAdd(1, ordering: .relaxed)
             met.wrappingAdd(1, ordering: .relaxed)
             pool.barrier.wait()
-            if met.load(ordering: .relaxed) % pool.workerCount != 0 {
-                sawAll.store(false, ordering: .relaxed)
-            }
+            if met.load(ordering: .relaxed) != pool.activeCount { sawAll.store(false, ordering: .relaxed) }
             pool.barrier.wait()
+            met.store(0, ordering: .relaxed)
         }
     }
 
@@ -40,6 +39,22 @@ struct WorkerPoolTests {
         let task = CountingTask(pool)
         for _ in 0..<200 { pool.run(task) }
         #expect(task.runs.map(\.runs) == Array(repeating: 200, count: workerCount))
+        let sawAll = task.sawAll.load(ordering: .relaxed)
+        #expect(sawAll, "a worker left the barrier before another had come")
+    }
+
+    /// The first workers alone, as many as come, those left out asleep or not.
+    @Test func `only the first workers do a task that is for them alone`() async throws {
+        let pool = WorkerPool(workerCount: 5)
+        let task = CountingTask(pool)
+        var expected = Array(repeating: 0, count: 5)
+        for round in 0..<300 {
+            let count = round % 7 == 6 ? 5 : Int.random(in: 1...5)
+            pool.run(task, on: count)
+            for worker in 0..<count { expected[worker] += 1 }
+            if round % 50 == 49 { try await Task.sleep(for: .milliseconds(20)) }
+        }
+        #expect(task.runs.map(\.runs) == expected)
         let sawAll = task.sawAll.load(ordering: .relaxed)
         #expect(sawAll, "a worker left the barrier before another had come")
     }
