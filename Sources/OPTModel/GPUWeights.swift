@@ -24,6 +24,8 @@ public final class GPUWeights: @unchecked Sendable {  // read-only once loaded
     let streamer: WeightStreamer?
     /// Where the CPU computes a part of decode steps.
     let fetcher: WeightFetcher?
+    /// Where a part of that lies on disk.
+    let cpuDisk: CPUDiskWeights?
     let file: OffloadFile?
     /// Where what lies on disk is written, caches too.
     public let offloadFolder: FilePath
@@ -31,7 +33,8 @@ public final class GPUWeights: @unchecked Sendable {  // read-only once loaded
     public let byteCount: Int
 
     private let deviceBuffers: [DeviceMemory]
-    /// Each layer's part in CPU memory; empty where there is none.
+    /// Each layer's part in CPU memory, of vectors alone where the CPU computes with what lies on disk; empty where there is
+    /// none.
     let hostShards: [LayerShard]
     private let hostMemory: [PinnedMemory]
 
@@ -79,14 +82,19 @@ public final class GPUWeights: @unchecked Sendable {  // read-only once loaded
         offloadFolder = options.offloadFolder
         streamer = builder.streamer
         fetcher = builder.fetcher
+        cpuDisk = builder.cpuDisk
         byteCount = builder.totalByteCount
         deviceBuffers = builder.deviceBuffers
         hostShards = builder.hostShards
         hostMemory = builder.hostMemory
         streamer?.start()
+        cpuDisk?.start()
     }
 
-    deinit { streamer?.stop() }
+    deinit {
+        streamer?.stop()
+        cpuDisk?.stop()
+    }
 }
 
 /// GPU memory that several hold on to.

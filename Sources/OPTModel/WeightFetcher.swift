@@ -4,16 +4,18 @@ import CUDA
 ///
 /// Copies follow each other on a stream of their own, beside those of the `WeightStreamer`, through a few slots in GPU
 /// memory. All of it is asked for ahead by the thread that launches prefill; events keep the two streams in step.
+/// What lies on disk that thread waits for.
 final class WeightFetcher: @unchecked Sendable {  // used by the thread that leads the lane
-    /// Runs of host memory, one behind the other in a slot.
     struct Block: @unchecked Sendable {  // the memory is the weights', read-only once loaded
-        var runs: [UnsafeRawBufferPointer]
-        var byteCount: Int { runs.reduce(0) { $0 + $1.count } }
+        var source: StreamedBlock.Source
+        var byteCount: Int
     }
 
     static let slotCount = 2
 
     private(set) var blocks: [Block] = []
+    /// Where blocks of the disk are taken from, in the order in which they were added.
+    var disk: CPUDiskWeights?
     private let slotByteCount: Int
     private let memory: DeviceBuffer
     private let copies: Stream
@@ -52,7 +54,10 @@ final class WeightFetcher: @unchecked Sendable {  // used by the thread that lea
         memory.address + UInt64(index % Self.slotCount * slotByteCount)
     }
 
-    func record(in timeline: Timeline) { self.timeline = timeline }
+    func record(in timeline: Timeline) {
+        self.timeline = timeline
+        disk?.record(in: timeline)
+    }
 
     /// Asks for a block's copy, behind the last use of its slot, and lets `stream` wait for it.
     func fetch(_ index: Int, for stream: Stream) throws(CUDAError) {
@@ -75,11 +80,24 @@ final class WeightFetcher: @unchecked Sendable {  // used by the thread that lea
         try uses[index % Self.slotCount].record(on: stream)
     }
 
+    /// Takes a block of the disk without a copy, for a pass that does not need it; nothing is to be done for others.
+    func skip(_ index: Int) {
+        if case .disk = blocks[index].source, disk!.next() != nil { disk!.giveBack() }
+    }
+
     private func copy(_ index: Int) throws(CUDAError) {
         var address = address(ofBlock: index)
-        for run in blocks[index].runs {
-            try copies.upload(run.baseAddress!, to: address, byteCount: run.count)
-            address += UInt64(run.count)
+        switch blocks[index].source {
+        case .host(let runs):
+            for run in runs {
+                try copies.upload(run.baseAddress!, to: address, byteCount: run.count)
+                address += UInt64(run.count)
+            }
+        case .disk:
+            // Where the disk has failed the pass goes on to its end, which is an error.
+            guard let bytes = disk!.next() else { return }
+            try copies.upload(bytes, to: address, byteCount: blocks[index].byteCount)
+            try disk!.giveBack(on: copies)
         }
     }
 }
