@@ -64,12 +64,14 @@ final class WeightFetcher: @unchecked Sendable {  // used by the thread that lea
         let slot = index % Self.slotCount
         // An event that was never recorded lets everything pass.
         try copies.wait(for: uses[slot])
+        var bytes: UnsafeRawPointer?
+        if case .disk = blocks[index].source { bytes = disk!.next() }
         if let timeline {
             try timeline.record(.copy, "copy to the GPU", on: copies) { () throws(CUDAError) in
-                try copy(index)
+                try copy(index, from: bytes)
             }
         } else {
-            try copy(index)
+            try copy(index, from: bytes)
         }
         try arrivals[slot].record(on: copies)
         try stream.wait(for: arrivals[slot])
@@ -85,7 +87,7 @@ final class WeightFetcher: @unchecked Sendable {  // used by the thread that lea
         if case .disk = blocks[index].source, disk!.next() != nil { disk!.giveBack() }
     }
 
-    private func copy(_ index: Int) throws(CUDAError) {
+    private func copy(_ index: Int, from read: UnsafeRawPointer?) throws(CUDAError) {
         var address = address(ofBlock: index)
         switch blocks[index].source {
         case .host(let runs):
@@ -95,8 +97,8 @@ final class WeightFetcher: @unchecked Sendable {  // used by the thread that lea
             }
         case .disk:
             // Where the disk has failed the pass goes on to its end, which is an error.
-            guard let bytes = disk!.next() else { return }
-            try copies.upload(bytes, to: address, byteCount: blocks[index].byteCount)
+            guard let read else { return }
+            try copies.upload(read, to: address, byteCount: blocks[index].byteCount)
             try disk!.giveBack(on: copies)
         }
     }
