@@ -1,4 +1,5 @@
 import Glibc
+import HostRuntime
 import Placement
 import Synchronization
 import Testing
@@ -163,6 +164,26 @@ extension EmulatedGPUTests {
             close(replacement)
         }
 
+        /// Waits for no thread that hangs, as their pool would.
+        private func expectThreadsAreFree(_ model: LoadedModel) {
+            final class Count: Sendable { let value = Atomic<Int>(0) }
+            let count = Count()
+            let pool = model.pool
+            let thread = startThread {
+                pool.forEachWorker { _ in count.value.wrappingAdd(1, ordering: .relaxed) }
+            }
+            let start = ContinuousClock.now
+            while count.value.load(ordering: .relaxed) < pool.workerCount {
+                guard start.duration(to: .now) < .seconds(10) else {
+                    Issue.record(
+                        "\(count.value.load(ordering: .relaxed)) of \(pool.workerCount) threads came")
+                    return
+                }
+                usleep(100)
+            }
+            pthread_join(thread, nil)
+        }
+
         @Test(arguments: [1, 3], [false, true])
         func `a disk that fails in the middle of a generation is an error, not a hang`(
             workerCount: Int, isRecorded: Bool
@@ -203,6 +224,7 @@ extension EmulatedGPUTests {
                 }
                 #expect(error?.description.contains("the file ends early") == true, "\(error!)")
                 #expect(start.duration(to: .now) < .seconds(10))
+                expectThreadsAreFree(model)
             }
         }
 
@@ -211,9 +233,10 @@ extension EmulatedGPUTests {
             throws
         {
             try concurrently {
+                let model = try model(Self.preNorm, CPUDiskCases.all[index])
                 try CPUCacheAttentionCases.expectError(
-                    ofAbortIn: try model(Self.preNorm, CPUDiskCases.all[index]), Self.preNorm,
-                    isRecorded: isRecorded)
+                    ofAbortIn: model, Self.preNorm, isRecorded: isRecorded)
+                expectThreadsAreFree(model)
             }
         }
 
@@ -232,7 +255,8 @@ extension EmulatedGPUTests {
                 let error = #expect(throws: ModelError.self) { try model.decoder.step(state) { _, _ in } }
                 EmulatedGPU.defect = .none
                 #expect(error?.code == .gpu)
-                // The threads are where they were, and the link says what happened.
+                expectThreadsAreFree(model)
+                // The link says what happened.
                 let later = #expect(throws: ModelError.self) {
                     try model.decodeGreedily([[2, 5, 7]], steps: 2)
                 }
