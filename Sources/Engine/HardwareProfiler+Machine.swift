@@ -96,7 +96,7 @@ struct MachineMeasurement {
             profile.together = HardwareProfile.Together(
                 memoryReadBytesPerSecond: seconds > 0
                     ? Double(task.byteCount * both.roundSeconds.count) / seconds : besideRate,
-                uploadBytesPerSecond: both.rate)
+                uploadBytesPerSecond: both.rate, joinSeconds: try bandwidth.joinSeconds())
         }
         var outcome = Outcome(profile: profile)
         do {

@@ -56,8 +56,8 @@ public final class WorkerPool: @unchecked Sendable {  // what changes is the lea
         threads = (1..<max(1, count)).map { worker in
             startThread {
                 var seen = StartingPost.Start()
-                while let task = post.waitForTask(of: worker, after: &seen) {
-                    stations.run(task, worker)
+                // A worker gives its task up before it comes to the barrier: it must never be the last to hold it.
+                while post.waitForTask(of: worker, after: &seen, { stations.run($0, worker) }) {
                     barrier.wait()
                 }
             }
@@ -97,6 +97,8 @@ public final class WorkerPool: @unchecked Sendable {  // what changes is the lea
         post.start(task, workerCount: count)
         stations.run(task, 0)
         barrier.wait()
+        // What runs on a pool often owns it.
+        post.clear()
     }
 
     /// Runs a closure on all workers. For loading and setting up; it allocates.
@@ -208,8 +210,13 @@ private final class StartingPost: @unchecked Sendable {  // `task` is written wh
         }
     }
 
-    /// The next task that a worker takes part in; nil when it is sent home.
-    func waitForTask(of worker: Int, after seen: inout Start) -> (any WorkerTask)? {
+    /// Forgets the task, which all of its workers have ended.
+    func clear() { task = nil }
+
+    /// Waits for the next task that a worker takes part in, and does `body` with it.
+    ///
+    /// - Returns: false when the worker is sent home.
+    func waitForTask(of worker: Int, after seen: inout Start, _ body: (any WorkerTask) -> Void) -> Bool {
         var polls = 0
         while true {
             let start = Start(word: word.pointee.load(ordering: .sequentiallyConsistent))
@@ -217,8 +224,10 @@ private final class StartingPost: @unchecked Sendable {  // `task` is written wh
                 seen = start
                 polls = 0
                 // The task stays as it is until all of its workers have done their part.
-                if worker < start.workerCount { return task }
-                continue
+                if worker >= start.workerCount { continue }
+                guard let task else { return false }
+                body(task)
+                return true
             }
             polls += 1
             let needed = needed.pointee.load(ordering: .sequentiallyConsistent)

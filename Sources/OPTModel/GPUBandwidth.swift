@@ -6,9 +6,9 @@ import HostRuntime
 ///
 /// Its calls come from the thread on which the context is current.
 public struct GPUBandwidth {
-    private let context: Context
-    private let kernels: GPUKernels
-    private let stream: Stream
+    let context: Context
+    let kernels: GPUKernels
+    let stream: Stream
 
     private static let pinnedByteCount = 256 << 20
     /// Rounds of which the best counts, after one that is left out.

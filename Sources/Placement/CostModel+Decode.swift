@@ -97,7 +97,7 @@ extension CostModel {
         let inputWidth = isLogits ? shape.embeddingSize : shape.hiddenSize
         let answerWidth = isLogits ? placement.tokenTable.cpuComputed.count : shape.hiddenSize
         let byteCount = (workload.batchSize - 1) * (2 * inputWidth + 4 * answerWidth)
-        return Self.joinSeconds + Double(byteCount) / rates.uploadAlone
+        return (hardware.together?.joinSeconds ?? Self.joinSeconds) + Double(byteCount) / rates.uploadAlone
     }
 }
 

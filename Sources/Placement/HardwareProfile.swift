@@ -82,10 +82,15 @@ public struct HardwareProfile: Sendable, Hashable, Codable {
     public struct Together: Sendable, Hashable, Codable {
         public var memoryReadBytesPerSecond: Double
         public var uploadBytesPerSecond: Double
+        /// Of one join of both lanes, with nothing to compute; nil where it was not measured.
+        public var joinSeconds: Double?
 
-        public init(memoryReadBytesPerSecond: Double, uploadBytesPerSecond: Double) {
+        public init(
+            memoryReadBytesPerSecond: Double, uploadBytesPerSecond: Double, joinSeconds: Double? = nil
+        ) {
             self.memoryReadBytesPerSecond = memoryReadBytesPerSecond
             self.uploadBytesPerSecond = uploadBytesPerSecond
+            self.joinSeconds = joinSeconds
         }
     }
 }
@@ -116,7 +121,7 @@ extension HardwareProfile {
         let rates = [
             processor.memoryReadBytesPerSecond, diskReadBytesPerSecond, gpu?.memoryReadBytesPerSecond,
             gpu?.uploadBytesPerSecond, gpu?.downloadBytesPerSecond, together?.memoryReadBytesPerSecond,
-            together?.uploadBytesPerSecond,
+            together?.uploadBytesPerSecond, together?.joinSeconds,
         ].compactMap { $0 }
         let counts = [processor.coreCount, gpu?.memoryByteCount, gpu?.multiprocessorCount].compactMap { $0 }
         return rates.allSatisfy { $0 > 0 && $0.isFinite } && counts.allSatisfy { $0 > 0 }

@@ -89,10 +89,14 @@ public struct PlacementPlanner: Sendable {
                 slotCount: slotCount, slotByteCount: working.stagingSlotByteCount))
     }
 
-    /// All cores, but two where the CPU computes while weights are streamed, for the threads that stream and the driver's:
-    /// 6.7b took 99 ms a token with 14 threads of 16 and 122 with all.
+    /// All cores, but two where the CPU computes beside a GPU, for the threads that stream and the driver's: 6.7b took 99 ms
+    /// a token with 14 threads of 16 and 122 with all.
     private func threadCount(_ placement: Placement) -> Int {
-        threadCount ?? max(1, hardware.processor.coreCount - (placement.request.usesBothLanes ? 2 : 0))
+        threadCount
+            ?? max(
+                1,
+                hardware.processor.coreCount
+                    - (hardware.gpu != nil && placement.request.usesBothLanes ? 2 : 0))
     }
 
     private func planWithAllOnGPU(_ fill: MemoryFill) -> Choice? {

@@ -45,11 +45,9 @@ public struct PlacementRequest: Sendable, Hashable {
         self.init(unchecked: weights, cache: cache, computation: computation, weightFlag: weightFlag)
     }
 
-    /// Whether the CPU computes a part of some kind of layer while weights are streamed to the GPU for another part.
+    /// Whether the CPU computes a part of some kind of layer beside a GPU.
     public var usesBothLanes: Bool {
-        let kinds: [LayerKind] = [.outputEmbedding, .attention, .mlp]
-        return kinds.contains { computation[$0] < 100 }
-            && kinds.contains { weights[$0].gpuPercent < computation[$0] }
+        [LayerKind.outputEmbedding, .attention, .mlp].contains { computation[$0] < 100 }
     }
 
     /// Everything in CPU memory, computed there.

@@ -107,7 +107,10 @@ extension MachineReport {
             + rates.map { name, rate in
                 "  \(Self.column(name, 24)) "
                     + (rate.map { ($0 / 1e9).formatted(decimals: 2) + " GB/s" } ?? "not measured")
-            } + notes.map { "Note: \($0)" }
+            }
+            + (profile.together?.joinSeconds.map {
+                ["  \(Self.column("one join of CPU and GPU", 24)) \(($0 * 1e6).formatted(decimals: 2)) µs"]
+            } ?? []) + notes.map { "Note: \($0)" }
     }
 
     private var checkLines: [String] {

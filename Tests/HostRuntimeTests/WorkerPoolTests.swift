@@ -59,6 +59,18 @@ struct WorkerPoolTests {
         #expect(sawAll, "a worker left the barrier before another had come")
     }
 
+    /// Lanes own the pool that they run on.
+    @Test func `a task that owns its pool is let go with it`() {
+        weak var kept: CountingTask?
+        weak var pool: WorkerPool?
+        do {
+            let task = CountingTask(WorkerPool(workerCount: 3))
+            for _ in 0..<50 { task.pool.run(task) }
+            (kept, pool) = (task, task.pool)
+        }
+        #expect(kept == nil && pool == nil)
+    }
+
     @Test func `workers that have gone to sleep wake up for the next task`() async throws {
         let pool = WorkerPool(workerCount: 2)
         let task = CountingTask(pool)

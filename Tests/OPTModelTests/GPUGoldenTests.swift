@@ -193,6 +193,11 @@ import Testing
         }
     }
 
+    @Test func `a join of both lanes takes some microseconds`() throws {
+        let seconds = try GPUBandwidth(Context(device: CUDADriver.load().device())).joinSeconds()
+        #expect(seconds > 1e-6 && seconds < 50e-6, "\(seconds * 1e6) µs")
+    }
+
     @Test func `memory is made and freed while a step waits for its weights`() async throws {
         let golden = try #require(GoldenCase.all.first { $0.name == "storybook" })
         let allocations = Task.detached {
