@@ -139,12 +139,14 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
         }
     }
 
-    func run(worker: Int) {
-        for layer in 0..<configuration.layerCount {
+    var layerCount: Int { configuration.layerCount }
+
+    func run(worker: Int, layers: Range<Int>) {
+        for layer in layers {
             if let block = attention(layer: layer) { take(block, worker) }
             if let block = mlp(layer: layer) { take(block, worker) }
         }
-        if let block = logits { take(block, worker) }
+        if layers.upperBound == layerCount, let block = logits { take(block, worker) }
     }
 
     /// A worker's part of one block; the worker that is last answers for all.
@@ -152,9 +154,8 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
     /// Where the link is aborted the workers still meet at all barriers, as not all of them may have seen it, but nothing
     /// is computed or answered.
     func take(_ block: Block, _ worker: Int) {
-        // The leader alone may ask the driver.
         let hasInput = link.waitForInput(
-            of: block.number, step: number, isGPUAtWork: { worker != 0 || isGPUAtWork() })
+            of: block.number, step: number, isGPUAtWork: { isStepAlive(worker) })
         // The leader's time stands for all: they meet within the block.
         let start = worker == 0 || timeline != nil ? ContinuousClock.now : nil
         for first in stride(from: 0, to: rowCount, by: CPUScratch.fewRows) {

@@ -12,6 +12,25 @@ protocol CPUPart: WorkerTask, AnyObject, Sendable {
 
     /// Makes the next step known, before anything of it reaches the GPU. The batch has one row for each sequence.
     func begin(_ batch: StepBatch, cache: GPUKVCache, step number: UInt32, timeline: Timeline?)
+
+    var layerCount: Int { get }
+    /// A worker's part of some layers of the step, and of what comes behind the last one.
+    func run(worker: Int, layers: Range<Int>)
+}
+
+extension CPUPart {
+    func run(worker: Int) { run(worker: worker, layers: 0..<layerCount) }
+
+    /// What a worker asks now and then while it waits for the GPU: false where that has failed. Where another worker has
+    /// stopped for good, which the GPU will wait for, the link is aborted.
+    func isStepAlive(_ worker: Int) -> Bool {
+        if workers.pool.lookAfterWorkers() {
+            link.abort(.workerStopped)
+            return true
+        }
+        // The leader alone may ask the driver.
+        return worker != 0 || isGPUAtWork()
+    }
 }
 
 /// Decode steps of which the processor computes a part.
@@ -49,13 +68,18 @@ extension GPULane {
     ) throws {
         if timeline == nil {
             try graph(for: pass, cache, layout).launch(on: stream)
-            part.workers.pool.runUndisturbed(part)
+            part.workers.pool.runUndisturbed(try withTestFault(part, of: part))
         } else {
             let step = RecordedStep(part) { [self] () throws(CUDAError) in
                 try enqueue(pass, cache, layout)
             }
-            part.workers.pool.runUndisturbed(step)
+            part.workers.pool.runUndisturbed(try withTestFault(step, of: part))
             if let error = step.error { throw error }
+        }
+        if part.workers.pool.hasLostWorker {
+            part.link.abort(.workerStopped)
+            // Should it wake up after all, it must find what it was at work on.
+            _ = Unmanaged.passRetained(cache)
         }
         try checkFailure()
     }

@@ -1,6 +1,7 @@
 import ArgumentParser
 import Engine
 import FoundationEssentials
+import OPTModel
 import SystemPackage
 
 /// Which model to load and how; shared by the sub-commands.
@@ -36,11 +37,25 @@ struct ModelArguments: ParsableArguments {
     ) async throws -> Engine {
         let reference = try ModelReference(
             model: model, path: path ?? defaultPath, downloadFolders: Self.downloadFolders)
+        var options = options
+        options.testFault = try Self.testFault
         let bar = ProgressBar(label: "loading \(model)", isVisible: !isQuiet && ProgressBar.isTerminal)
         defer { bar.finish() }
         return try await Engine.load(
             reference, options: options, notice: { if !isQuiet { writeToStandardError($0 + "\n") } }
         ) { bar.update($0, of: $1) }
+    }
+
+    /// What the project's tests let go wrong.
+    private static var testFault: TestFault? {
+        get throws {
+            guard let text = ProcessInfo.processInfo.environment["TANDEM_TEST_FAULT"] else { return nil }
+            guard let fault = TestFault(text) else {
+                let kinds = TestFault.Kind.allCases.map(\.rawValue).joined(separator: ", ")
+                throw ValidationError("TANDEM_TEST_FAULT is \(text); give KIND@STEP, KIND one of \(kinds)")
+            }
+            return fault
+        }
     }
 
     /// Where Hugging Face's own tools keep what they downloaded.
