@@ -85,8 +85,13 @@ struct WorkloadArguments: ParsableArguments {
         }
         let generation = try session.generate(tokens: prompts, options: options)
         InterruptWatcher.onInterrupt { generation.cancel() }
-        for try await _ in generation {}
-        guard let report = generation.report, !InterruptWatcher.wasInterrupted else { throw ExitCode(130) }
+        do {
+            for try await _ in generation {}
+        } catch {
+            Tandem.leave(with: error)
+        }
+        guard let report = generation.report, !InterruptWatcher.wasInterrupted else { InterruptWatcher.end() }
+        InterruptWatcher.stopWaiting()
         let spans = timeline?.spans() ?? []
         if let trace { try TraceFile(spans: spans, counts: timeline?.counts() ?? []).write(to: trace) }
         for _ in 0..<sampleCount { samples.append(try await MachineLimits(measuredBy: profiler)) }
