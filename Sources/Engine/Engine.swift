@@ -41,6 +41,8 @@ public final class Engine: Sendable {
         public var cpuMemoryByteCount: Int?
         /// Where what lies on disk is written; nil for a folder in the user's cache.
         public var offloadFolder: FilePath?
+        /// What a test lets go wrong.
+        public var testFault: TestFault?
 
         public init() {}
     }

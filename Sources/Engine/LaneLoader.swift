@@ -44,7 +44,9 @@ struct LaneLoader {
         let weights = try phases.measure("weights") {
             try OPTWeights(configuration, from: source, pool: pool, kernels: kernels, progress: progress)
         }
-        return .cpu(try CPULane(weights, pool: pool, kernels: kernels), weights)
+        let lane = try CPULane(weights, pool: pool, kernels: kernels)
+        lane.testFault = options.testFault
+        return .cpu(lane, weights)
     }
 
     // MARK: GPU
@@ -62,12 +64,14 @@ struct LaneLoader {
                     rebalances: options.rebalances ?? (gpu.plan != nil)),
                 progress: progress)
         }
-        return try phases.measure("kernels and scratch") {
+        let lane = try phases.measure("kernels and scratch") {
             try GPULane(
                 weights, context: gpu.context, cacheSlotCount: gpu.cacheSlotCount, library: library,
                 cpu: options.computesCacheOnCPU || placement.computesOnCPU
                     ? CPUWorkers(pool, kernels: kernels, computesCache: options.computesCacheOnCPU) : nil)
         }
+        lane.testFault = options.testFault
+        return lane
     }
 
     /// Left to the driver for what it needs itself.

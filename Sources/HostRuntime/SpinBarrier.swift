@@ -4,7 +4,8 @@ import Synchronization
 
 /// A barrier for a number of running threads, which poll: about a microsecond, against 50 for a sleep.
 ///
-/// Everything a thread wrote before `wait` is seen by every thread after it.
+/// Everything a thread wrote before `wait` is seen by every thread after it. Where a thread has stopped for good the
+/// barrier is dissolved: nobody waits any more.
 public final class SpinBarrier: Sendable {
     private let participants: Atomic<Int>
     private let arrived = Atomic<Int>(0)
@@ -15,9 +16,18 @@ public final class SpinBarrier: Sendable {
     /// Polls before the thread offers its processor to others: some 20 µs, far longer than a step's imbalance
     /// where every thread has a processor, and short where threads share one.
     private static let pollsBeforeYield = 512
+    /// Some 20 µs, or far longer where other programs take the processor at each offer.
+    private static let pollsBetweenLooks = 64
 
-    public init(participantCount: Int) {
+    private let life: LifeWatch?
+
+    public convenience init(participantCount: Int) {
+        self.init(participantCount: participantCount, life: nil)
+    }
+
+    init(participantCount: Int, life: LifeWatch?) {
         precondition(participantCount > 0, "SpinBarrier: \(participantCount) participants")
+        self.life = life
         participants = Atomic(participantCount)
     }
 
@@ -40,7 +50,15 @@ public final class SpinBarrier: Sendable {
         var polls = 0
         while generation.load(ordering: .acquiring) == current {
             polls += 1
-            if polls < Self.pollsBeforeYield { tandem_spin_hint() } else { sched_yield() }
+            if polls < Self.pollsBeforeYield {
+                tandem_spin_hint()
+            } else {
+                sched_yield()
+                if polls % Self.pollsBetweenLooks == 0, let life, life.look() {
+                    participants.store(1, ordering: .relaxed)
+                    return
+                }
+            }
         }
     }
 }

@@ -26,6 +26,7 @@ public final class WorkerPool: @unchecked Sendable {  // what changes is the lea
     private let threads: [pthread_t]
     private let watch: CrowdWatch?
     private let stations: Stations
+    private let life: LifeWatch
 
     /// The processors that this process may use.
     public static var availableProcessorCount: Int {
@@ -45,7 +46,8 @@ public final class WorkerPool: @unchecked Sendable {  // what changes is the lea
         precondition(count > 0 && count <= StartingPost.mostWorkers, "WorkerPool: \(count) workers")
         self.workerCount = count
         activeCount = count
-        let barrier = SpinBarrier(participantCount: count)
+        let life = LifeWatch(workerCount: count)
+        let barrier = SpinBarrier(participantCount: count, life: life)
         let post = StartingPost()
         var allowed = [Int32](repeating: 0, count: available)
         tandem_allowed_processors(&allowed, Int32(available))
@@ -55,6 +57,7 @@ public final class WorkerPool: @unchecked Sendable {  // what changes is the lea
         if let watch { stations.assign(watch.places) }
         threads = (1..<max(1, count)).map { worker in
             startThread {
+                life.register(worker)
                 var seen = StartingPost.Start()
                 // A worker gives its task up before it comes to the barrier: it must never be the last to hold it.
                 while post.waitForTask(of: worker, after: &seen, { stations.run($0, worker) }) {
@@ -65,11 +68,15 @@ public final class WorkerPool: @unchecked Sendable {  // what changes is the lea
         self.barrier = barrier
         self.post = post
         self.stations = stations
+        self.life = life
     }
 
     deinit {
         post.start(nil, workerCount: workerCount)
-        for thread in threads { pthread_join(thread, nil) }
+        for thread in threads {
+            // One that has stopped for good never ends.
+            if hasLostWorker { pthread_detach(thread) } else { pthread_join(thread, nil) }
+        }
     }
 
     /// Keeps the calling thread on worker 0's processor, for the thread that will call `run` from now on.
@@ -78,11 +85,25 @@ public final class WorkerPool: @unchecked Sendable {  // what changes is the lea
     /// Runs the task on all workers, the caller being worker 0, and returns when all have done their part.
     public func run(_ task: any WorkerTask) { run(task, on: workerCount) }
 
+    /// Whether a worker stopped for good in a task that was run undisturbed: what that task computed is worth nothing then,
+    /// and from then on the leader does all tasks alone.
+    public var hasLostWorker: Bool { life.hasLostWorker }
+
+    /// For workers that wait for something other than the barrier: looks now and then whether the others are alive.
+    ///
+    /// - Returns: `hasLostWorker`.
+    public func lookAfterWorkers() -> Bool { life.look() }
+
     /// Runs the task on those workers that have a processor to themselves, as far as earlier runs have shown which do.
+    ///
+    /// No part of the task may sleep: a worker that sleeps for a second is taken for one that has stopped for good.
     public func runUndisturbed(_ task: any WorkerTask) {
+        life.begin(workerCount: watch?.activeCount ?? workerCount)
+        defer { life.end() }
         guard let watch else { return run(task) }
         let start = ContinuousClock.now
         run(task, on: watch.activeCount)
+        if hasLostWorker { return }
         let seconds = start.duration(to: .now) / .seconds(1)
         if watch.note(runSeconds: seconds, lost: { stations.lostSeconds(of: $0) }) {
             stations.assign(watch.places)
@@ -92,6 +113,7 @@ public final class WorkerPool: @unchecked Sendable {  // what changes is the lea
 
     /// Runs the task on the first workers.
     func run(_ task: any WorkerTask, on count: Int) {
+        let count = hasLostWorker ? 1 : count
         activeCount = count
         barrier.participantCount = count
         post.start(task, workerCount: count)

@@ -119,9 +119,13 @@ final class CPUCacheAttention: CPUPart, @unchecked Sendable {  // `step` is writ
         self.timeline = timeline
     }
 
-    /// A worker's part of the whole step, which ends early where the link is aborted.
-    func run(worker: Int) {
-        for index in order.indices where !take(order[index], worker) { return }
+    var layerCount: Int { configuration.layerCount }
+
+    /// Ends early where the link is aborted.
+    func run(worker: Int, layers: Range<Int>) {
+        for index in order.indices where layers.contains(order[index].layer) {
+            if !take(order[index], worker) { return }
+        }
     }
 
     /// Nobody waits for the leader within an exchange.
@@ -139,9 +143,8 @@ final class CPUCacheAttention: CPUPart, @unchecked Sendable {  // `step` is writ
     /// - Returns: false where the link is aborted.
     @discardableResult
     func take(_ exchange: Exchange, _ worker: Int) -> Bool {
-        // The leader alone may ask the driver.
         let hasInput = link.waitForInput(
-            of: exchange.number, step: step.number, isGPUAtWork: { worker != 0 || isGPUAtWork() })
+            of: exchange.number, step: step.number, isGPUAtWork: { isStepAlive(worker) })
         if !hasInput { return false }
         let start = timeline == nil ? nil : ContinuousClock.now
         attend(exchange, worker)

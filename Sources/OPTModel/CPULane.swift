@@ -17,6 +17,8 @@ public final class CPULane: Lane, WorkerTask, @unchecked Sendable {
     public let rowCapacity: Int
     public var segmentCapacity: Int { rowCapacity }
     private var step: Step?
+    /// What a test lets go wrong.
+    public var testFault: TestFault?
     /// [sequences, vocabulary], for the largest cache that was made.
     private var logits: Logits?
 
@@ -67,12 +69,18 @@ public final class CPULane: Lane, WorkerTask, @unchecked Sendable {
     public func compute(
         _ batch: StepBatch, cache: any LaneCache,
         _ body: (_ segment: StepBatch.Segment, _ output: LaneOutput) -> Void
-    ) {
+    ) throws(ModelError) {
         precondition(batch.rowCount <= rowCapacity, "CPULane: \(batch.rowCount) rows of \(rowCapacity)")
         if batch.rowCount == 0 { return }
         let logits: UnsafeMutablePointer<Float> = logits!.buffer.pointer()
         step = Step(batch: batch, cache: unsafeDowncast(cache, to: KVCache.self), logits: logits)
-        pool.runUndisturbed(self)
+        if batch.rowCount == batch.segmentCount { testFault?.beginStep() }
+        pool.runUndisturbed(withTestFault())
+        if pool.hasLostWorker {
+            // Should it wake up after all, it must find what it was at work on.
+            _ = Unmanaged.passRetained(step!.cache)
+            throw ModelError.stoppedWorker
+        }
         step = nil
         let vocabularySize = configuration.vocabularySize
         for index in 0..<batch.segmentCount {

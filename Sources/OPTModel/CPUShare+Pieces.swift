@@ -45,8 +45,8 @@ extension CPUShare {
         }
         let disk = weights.cpuDisk!
         var address: UnsafeRawPointer?
-        // The leader alone may ask the driver; it sees the reader's errors, too.
-        _ = link.wait(isGPUAtWork: { worker != 0 || isGPUAtWork() }) {
+        // The leader sees the reader's errors, too.
+        _ = link.wait(isGPUAtWork: { isStepAlive(worker) }) {
             address = disk.address(ofBlock: number)
             return address != nil
         }

@@ -179,12 +179,14 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
         visits = cache.disk?.visits
     }
 
-    func run(worker: Int) {
-        for layer in 0..<configuration.layerCount {
+    var layerCount: Int { configuration.layerCount }
+
+    func run(worker: Int, layers: Range<Int>) {
+        for layer in layers {
             if let block = attention(layer: layer) { take(block, worker) }
             if let block = mlp(layer: layer) { take(block, worker) }
         }
-        if let block = logits { take(block, worker) }
+        if layers.upperBound == layerCount, let block = logits { take(block, worker) }
     }
 
     /// Lets the leader meet the others in the blocks that it has not taken, of a step whose link is aborted.
@@ -203,9 +205,8 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
     /// is computed or answered.
     func take(_ block: Block, _ worker: Int) {
         if worker == 0 { takenByLeader = block.number + 1 }
-        // The leader alone may ask the driver.
         let hasInput = link.waitForInput(
-            of: block.number, step: number, isGPUAtWork: { worker != 0 || isGPUAtWork() })
+            of: block.number, step: number, isGPUAtWork: { isStepAlive(worker) })
         // The leader's time stands for all: they meet within the block.
         let start = worker == 0 || timeline != nil ? ContinuousClock.now : nil
         for index in 0..<pieceCount(block) {
@@ -306,7 +307,7 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
     /// becomes aborted.
     private func waitForCache(of heads: Range<Int>, layer: Int, _ worker: Int) -> Bool {
         guard let visits, heads.overlaps(cacheHeads.disk) else { return true }
-        return link.wait(isGPUAtWork: { worker != 0 || isGPUAtWork() }) { visits.isOpen(layer: layer) }
+        return link.wait(isGPUAtWork: { isStepAlive(worker) }) { visits.isOpen(layer: layer) }
     }
 
     /// Stores a row's key and value of one of the heads and computes its attention.

@@ -29,13 +29,15 @@ final class CPUShareAndCache: CPUPart {
         attention.begin(batch, cache: cache, step: number, timeline: timeline)
     }
 
-    func run(worker: Int) {
-        for layer in 0..<share.configuration.layerCount {
+    var layerCount: Int { share.layerCount }
+
+    func run(worker: Int, layers: Range<Int>) {
+        for layer in layers {
             if let block = share.attention(layer: layer) { share.take(block, worker) }
             attention.run(layer: layer, worker: worker)
             if let block = share.mlp(layer: layer) { share.take(block, worker) }
         }
-        if let block = share.logits { share.take(block, worker) }
+        if layers.upperBound == layerCount, let block = share.logits { share.take(block, worker) }
     }
 
     func leave() { share.leave() }

@@ -15,6 +15,25 @@ protocol CPUPart: WorkerTask, AnyObject, Sendable {
 
     /// Ends the leader's part of a step whose link is aborted, wherever it is within it: others may wait for it.
     func leave()
+
+    var layerCount: Int { get }
+    /// A worker's part of some layers of the step, and of what comes behind the last one.
+    func run(worker: Int, layers: Range<Int>)
+}
+
+extension CPUPart {
+    func run(worker: Int) { run(worker: worker, layers: 0..<layerCount) }
+
+    /// What a worker asks now and then while it waits for the GPU: false where that has failed. Where another worker has
+    /// stopped for good, which the GPU will wait for, the link is aborted.
+    func isStepAlive(_ worker: Int) -> Bool {
+        if workers.pool.lookAfterWorkers() {
+            link.abort(.workerStopped)
+            return true
+        }
+        // The leader alone may ask the driver.
+        return worker != 0 || isGPUAtWork()
+    }
 }
 
 /// Decode steps of which the processor computes a part.
@@ -57,13 +76,18 @@ extension GPULane {
     ) throws {
         if timeline == nil {
             try graph(for: pass, cache, layout).launch(on: stream)
-            part.workers.pool.runUndisturbed(part)
+            part.workers.pool.runUndisturbed(try withTestFault(part, of: part))
         } else {
             let step = RecordedStep(part) { [self] () throws(CUDAError) in
                 try enqueue(pass, cache, layout)
             }
-            part.workers.pool.runUndisturbed(step)
+            part.workers.pool.runUndisturbed(try withTestFault(step, of: part))
             if let error = step.error { throw error }
+        }
+        if part.workers.pool.hasLostWorker {
+            part.link.abort(.workerStopped)
+            // Should it wake up after all, it must find what it was at work on.
+            _ = Unmanaged.passRetained(cache)
         }
         try checkFailure()
     }

@@ -38,6 +38,8 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
 
     /// What is being recorded, if anything.
     private(set) var timeline: Timeline?
+    /// What a test lets go wrong.
+    public var testFault: TestFault?
     private var graphs: [GraphKey: GraphExecutable] = [:]
     private(set) var stepNumber: UInt32 = 0
     /// Passes that have begun to use streamed weights.
@@ -217,6 +219,7 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
             stepNumber &+= 1
             if let moving = weights.boundary { boundary = moving.settle(pass: passCount + 1) }
             let layout = try write(batch, cache, rowCapacity: pass.isDecode ? pass.rowCount : rowCapacity)
+            if pass.isDecode { testFault?.beginStep() }
             let start = ContinuousClock.now
             cache.disk?.begin(batch, timeline: timeline)
             passCount += 1
@@ -242,6 +245,7 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
     }
 
     private func run(_ pass: Pass, _ cache: GPUKVCache, _ layout: StepBlock.Layout) throws {
+        if cpuPart == nil && testFault?.due == .gpuError { try failGPU(on: stream) }
         if pass.isDecode, let cpuPart {
             try computeWithCPU(cpuPart, pass, cache, layout)
         } else if pass.isDecode && timeline == nil {

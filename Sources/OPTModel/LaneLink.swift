@@ -41,6 +41,8 @@ final class LaneLink: @unchecked Sendable {  // words are atomic and say whose t
         case hostWaitedTooLong
         /// The GPU, or what it depends on, has failed, or its step ended without the exchange.
         case gpuFailed
+        /// A thread of the host has stopped for good.
+        case workerStopped
     }
 
     let shape: Shape
@@ -115,18 +117,26 @@ final class LaneLink: @unchecked Sendable {  // words are atomic and say whose t
     func wait(isGPUAtWork: () -> Bool = { true }, until isThere: () -> Bool) -> Bool {
         var polls = 0
         var start: ContinuousClock.Instant?
+        var lastCheck: ContinuousClock.Instant?
         while !isThere() {
             if fault != nil { return false }
             polls += 1
-            if polls < Self.pollsBeforeYield { tandem_spin_hint() } else { sched_yield() }
-            if polls % Self.pollsBetweenChecks != 0 { continue }
+            if polls < Self.pollsBeforeYield {
+                tandem_spin_hint()
+                continue
+            }
+            sched_yield()
+            if polls % Self.pollsBetweenLooks != 0 { continue }
             let now = ContinuousClock.now
-            if now - (start ?? now) > .seconds(limits.hostSeconds) {
+            let begin = start ?? now
+            start = begin
+            if now - (lastCheck ?? begin) < Self.betweenChecks { continue }
+            lastCheck = now
+            if now - begin > .seconds(limits.hostSeconds) {
                 abort(.hostWaitedTooLong)
             } else if !isGPUAtWork() && !isThere() {
                 abort(.gpuFailed)
             }
-            start = start ?? now
         }
         return true
     }
@@ -166,6 +176,8 @@ final class LaneLink: @unchecked Sendable {  // words are atomic and say whose t
             )
         case .gpuFailed:
             throw ModelError(.gpu, "the GPU stopped before a layer that the CPU computes a part of")
+        case .workerStopped:
+            throw ModelError.stoppedWorker
         }
     }
 
@@ -176,6 +188,8 @@ final class LaneLink: @unchecked Sendable {  // words are atomic and say whose t
     /// Some 20 µs; then the processor is offered to others between polls: the threads that stream weights need one,
     /// and the GPU may be busy with weights for long.
     private static let pollsBeforeYield = 512
-    /// Less than a millisecond.
-    private static let pollsBetweenChecks = 2048
+    /// Polls between looks at the clock. By polls alone the checks would be seconds apart where other programs take the
+    /// processor at each offer.
+    private static let pollsBetweenLooks = 64
+    private static let betweenChecks = Duration.microseconds(500)
 }

@@ -10,6 +10,7 @@ public struct ModelError: Error, Sendable, CustomStringConvertible {
         case checkpoint
         case outOfMemory
         case gpu
+        case cpu
         case offload
     }
 
@@ -22,6 +23,11 @@ public struct ModelError: Error, Sendable, CustomStringConvertible {
         self.file = file
         self.description = description
     }
+
+    static let stoppedWorker = ModelError(
+        .cpu,
+        "a thread that computes the CPU's part stopped in the middle of a step and does not come back; the step was given "
+            + "up")
 
     init(_ error: CUDAError) {
         self.init(error.code == .outOfMemory ? .outOfMemory : .gpu, error.description)

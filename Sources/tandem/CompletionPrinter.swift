@@ -1,7 +1,7 @@
 import Engine
 
 /// What one prompt came to, as `--json` prints it.
-struct Completion: Encodable {
+struct Completion: Encodable, Sendable {
     var prompt: String
     var text = ""
     var tokens: [Int32] = []
@@ -11,7 +11,7 @@ struct Completion: Encodable {
 
 /// Prints the texts of a batch one below the other: the first that is unfinished as it is made, those behind it when
 /// their turn comes.
-final class CompletionPrinter {
+struct CompletionPrinter: Sendable {
     private(set) var completions: [Completion]
     private let echoes: Bool
     private let isSilent: Bool
@@ -25,7 +25,7 @@ final class CompletionPrinter {
         self.isSilent = isSilent
     }
 
-    func take(_ piece: GenerationPiece, firstPrompt: Int) {
+    mutating func take(_ piece: GenerationPiece, firstPrompt: Int) {
         let index = firstPrompt + piece.sequence
         completions[index].text += piece.text
         if let token = piece.token { completions[index].tokens.append(token) }
@@ -40,13 +40,20 @@ final class CompletionPrinter {
         if piece.finishReason != nil { advance() }
     }
 
+    /// Marks texts that have no end.
+    mutating func cancel() {
+        for index in completions.indices where completions[index].finishReason == nil {
+            completions[index].finishReason = .cancelled
+        }
+    }
+
     /// Ends a text that was cut off.
     func finish() {
         if hasHeader { write("\n") }
     }
 
     /// Goes on to the next prompt whose text is not complete, printing those that are.
-    private func advance() {
+    private mutating func advance() {
         write("\n")
         current += 1
         hasHeader = false
@@ -60,7 +67,7 @@ final class CompletionPrinter {
         }
     }
 
-    private func printHeader() {
+    private mutating func printHeader() {
         if hasHeader { return }
         hasHeader = true
         if completions.count > 1 { write("\(current == 0 ? "" : "\n")[\(current + 1)] ") }

@@ -2,6 +2,7 @@ import ArgumentParser
 import Engine
 import FoundationEssentials
 import Glibc
+import Synchronization
 
 struct Generate: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
@@ -52,26 +53,51 @@ struct Generate: AsyncParsableCommand {
         let engine = try await modelArguments.load(
             model, options: try placement.engineOptions(modelArguments.engineOptions), isQuiet: quiet)
         let options = sampling.options(over: engine.defaultGenerationOptions)
-        let printer = CompletionPrinter(prompts: prompts, echoes: echo, isSilent: json)
-        var reports: [GenerationReport] = []
+        let work = Mutex(
+            Work(printer: CompletionPrinter(prompts: prompts, echoes: echo, isSilent: json), reports: []))
+        InterruptWatcher.beforeLeavingStep {
+            // Text is being printed where it is not, or nobody reads it.
+            work.withLockIfAvailable {
+                $0.printer.cancel()
+                try? finish($0, engine)
+            }
+        }
         let batchSize = batchSize ?? prompts.count
         for first in stride(from: 0, to: prompts.count, by: batchSize) {
             if InterruptWatcher.wasInterrupted { break }
             let batch = Array(prompts[first..<min(first + batchSize, prompts.count)])
             let generation = try await engine.generate(batch, options: options)
             InterruptWatcher.onInterrupt { generation.cancel() }
-            for try await piece in generation { printer.take(piece, firstPrompt: first) }
-            if let report = generation.report { reports.append(report) }
+            do {
+                for try await piece in generation {
+                    work.withLock { $0.printer.take(piece, firstPrompt: first) }
+                }
+            } catch {
+                work.withLock { $0.printer.finish() }
+                Tandem.leave(with: error)
+            }
+            if let report = generation.report { work.withLock { $0.reports.append(report) } }
         }
-        printer.finish()
-        if json { try printDocument(engine, printer.completions, reports) }
+        try work.withLock { try finish($0, engine) }
         if !quiet {
+            let reports = work.withLock(\.reports)
             printStatistics(engine, reports)
             if try placement.computesCacheOnCPU, let line = engine.cacheComputationLine {
                 writeToStandardError(line + "\n")
             }
         }
-        if InterruptWatcher.wasInterrupted { throw ExitCode(130) }
+        if InterruptWatcher.wasInterrupted { InterruptWatcher.end() }
+    }
+
+    /// What has been done so far.
+    private struct Work: Sendable {
+        var printer: CompletionPrinter
+        var reports: [GenerationReport]
+    }
+
+    private func finish(_ work: Work, _ engine: Engine) throws {
+        work.printer.finish()
+        if json { try printDocument(engine, work.printer.completions, work.reports) }
     }
 
     private func printDocument(

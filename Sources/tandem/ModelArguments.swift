@@ -1,6 +1,7 @@
 import ArgumentParser
 import Engine
 import FoundationEssentials
+import OPTModel
 import SystemPackage
 
 /// Which model to load and how; shared by the sub-commands.
@@ -39,11 +40,25 @@ struct ModelArguments: ParsableArguments {
         _ model: String, defaultPath: String? = nil, options: Engine.Options, isQuiet: Bool
     ) async throws -> Engine {
         let reference = try reference(model, defaultPath: defaultPath)
+        var options = options
+        options.testFault = try Self.testFault
         let bar = ProgressBar(label: "loading \(model)", isVisible: !isQuiet && ProgressBar.isTerminal)
         defer { bar.finish() }
         return try await Engine.load(
             reference, options: options, notice: { if !isQuiet { writeToStandardError($0 + "\n") } }
         ) { bar.update($0, of: $1) }
+    }
+
+    /// What the project's tests let go wrong.
+    private static var testFault: TestFault? {
+        get throws {
+            guard let text = ProcessInfo.processInfo.environment["TANDEM_TEST_FAULT"] else { return nil }
+            guard let fault = TestFault(text) else {
+                let kinds = TestFault.Kind.allCases.map(\.rawValue).joined(separator: ", ")
+                throw ValidationError("TANDEM_TEST_FAULT is \(text); give KIND@STEP, KIND one of \(kinds)")
+            }
+            return fault
+        }
     }
 
     /// Where Hugging Face's own tools keep what they downloaded.

@@ -1,4 +1,5 @@
 import ArgumentParser
+import Glibc
 
 @main
 struct Tandem: AsyncParsableCommand {
@@ -13,5 +14,13 @@ struct Tandem: AsyncParsableCommand {
 
     static func main() async {
         await main(attachNegativeNumbers(Array(CommandLine.arguments.dropFirst())))
+    }
+
+    /// Ends the program with an error that came from the midst of computing.
+    ///
+    /// Nothing is taken apart: freeing memory waits for the GPU, which may have much of its step before it, or be lost.
+    static func leave(with error: any Error) -> Never {
+        writeToStandardError(fullMessage(for: error) + "\n")
+        _exit(exitCode(for: error).rawValue)
     }
 }

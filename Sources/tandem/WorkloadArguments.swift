@@ -107,8 +107,13 @@ struct WorkloadArguments: ParsableArguments {
         let prompts = randomPrompts(vocabularySize: session.engine.configuration.vocabularySize)
         let generation = try session.generate(tokens: prompts, options: options)
         InterruptWatcher.onInterrupt { generation.cancel() }
-        for try await _ in generation {}
-        guard let report = generation.report, !InterruptWatcher.wasInterrupted else { throw ExitCode(130) }
+        do {
+            for try await _ in generation {}
+        } catch {
+            Tandem.leave(with: error)
+        }
+        guard let report = generation.report, !InterruptWatcher.wasInterrupted else { InterruptWatcher.end() }
+        InterruptWatcher.stopWaiting()
         return report
     }
 

@@ -80,6 +80,55 @@ struct WorkerPoolTests {
         #expect(task.runs[1].runs == 2)
     }
 
+    /// One of the workers does something else before it meets the others.
+    final class DelayedTask: WorkerTask {
+        let pool: WorkerPool
+        let delay: @Sendable () -> Void
+
+        init(_ pool: WorkerPool, delay: @escaping @Sendable () -> Void) {
+            (self.pool, self.delay) = (pool, delay)
+        }
+
+        func run(worker: Int) {
+            if worker == 1 { delay() }
+            pool.barrier.wait()
+        }
+    }
+
+    @Test
+    func `a worker that stops for good is noticed within two seconds, and nobody waits for it any more`() {
+        // More than there are processors: none is left out because others use its processor.
+        var pool = WorkerPool(workerCount: WorkerPool.availableProcessorCount + 1)
+        var duration = Duration.zero
+        // Where other programs take the processors it gets two more tries.
+        for attempt in 0..<3 where attempt == 0 || duration >= .seconds(2) {
+            if attempt > 0 { pool = WorkerPool(workerCount: pool.workerCount) }
+            let start = ContinuousClock.now
+            pool.runUndisturbed(DelayedTask(pool) { while true { sleep(1000) } })
+            duration = start.duration(to: .now)
+        }
+        #expect(duration < .seconds(2))
+        #expect(pool.hasLostWorker)
+        // The leader does the rest alone.
+        let task = CountingTask(pool)
+        pool.run(task)
+        #expect(task.runs[0].runs == 1 && task.runs[1].runs == 0)
+    }
+
+    @Test func `a worker that is out for a while, or computes for long, is waited for`() {
+        let pool = WorkerPool(workerCount: WorkerPool.availableProcessorCount + 1)
+        let start = ContinuousClock.now
+        pool.runUndisturbed(DelayedTask(pool) { usleep(300_000) })
+        #expect(!pool.hasLostWorker)
+        pool.runUndisturbed(
+            DelayedTask(pool) {
+                let end = ContinuousClock.now + .seconds(1.2)
+                while ContinuousClock.now < end {}
+            })
+        #expect(!pool.hasLostWorker)
+        #expect(start.duration(to: .now) > .seconds(1.5))
+    }
+
     @Test(arguments: [0, 1, 15, 16, 17, 1000, 4096], [1, 16, 64])
     func `shares cover everything once, in units`(count: Int, multiple: Int) {
         for workerCount in [1, 2, 3, 16] {

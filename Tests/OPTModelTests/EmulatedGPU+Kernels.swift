@@ -212,6 +212,7 @@ extension EmulatedGPU {
 
     static func signal(_ a: tandem_gpu_signal) {
         if limited(a.limit, 1) == 0 { return }
+        if a.flag == GPULane.unmappedAddress { return isLost.store(true, ordering: .relaxed) }
         flag(a.flag).pointee.store(a.value, ordering: .releasing)
         if a.notice != 0 { flag(a.notice).pointee.store(a.notice_value, ordering: .releasing) }
     }
@@ -222,7 +223,7 @@ extension EmulatedGPU {
         if limited(a.limit, 1) == 0 { return }
         if isConcurrent {
             let end = ContinuousClock.now + .seconds(20)
-            while flag(a.flag).pointee.load(ordering: .acquiring) != a.value {
+            while flag(a.flag).pointee.load(ordering: .acquiring) != a.value && lossStatus == 0 {
                 if ContinuousClock.now > end {
                     flag(a.failure).pointee.store(1, ordering: .releasing)
                     return
@@ -250,7 +251,7 @@ extension EmulatedGPU {
     private static func poll(word: UInt64, step: UInt64, abort: UInt64, timeoutNanoseconds: UInt64) -> Bool {
         let end = ContinuousClock.now + .nanoseconds(Int64(timeoutNanoseconds))
         while flag(word).pointee.load(ordering: .acquiring) != pointer(step, to: UInt32.self).pointee {
-            if flag(abort).pointee.load(ordering: .acquiring) != 0 { return false }
+            if flag(abort).pointee.load(ordering: .acquiring) != 0 || lossStatus != 0 { return false }
             if ContinuousClock.now > end {
                 flag(abort).pointee.store(UInt32(TANDEM_GPU_WAITED_TOO_LONG), ordering: .releasing)
                 return false

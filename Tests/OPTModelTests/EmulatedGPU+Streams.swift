@@ -139,11 +139,12 @@ extension EmulatedGPU {
 
     private static let synchronize: @convention(c) (OpaquePointer?) -> CUresult = { handle in
         stream(handle)?.synchronize()
-        return 0
+        return lossStatus
     }
 
     private static let query: @convention(c) (OpaquePointer?) -> CUresult = { handle in
-        stream(handle)?.isIdle == false ? notReady : 0
+        if lossStatus != 0 { return lossStatus }
+        return stream(handle)?.isIdle == false ? notReady : 0
     }
 
     private static let waitForEvent: @convention(c) (OpaquePointer?, OpaquePointer?, UInt32) -> CUresult = {

@@ -26,6 +26,9 @@ enum EmulatedGPU {
     /// Whether streams that are made from now on run beside each other, as a lane's do: what is put in returns at once,
     /// and a wait waits for another thread.
     nonisolated(unsafe) static var isConcurrent = false
+    /// Whether a kernel has failed: nothing is done any more, and whoever asks is told so.
+    static let isLost = Atomic<Bool>(false)
+    static var lossStatus: CUresult { isLost.load(ordering: .relaxed) ? 700 : 0 }
     /// How often a decode step's attention read a cache in the host's memory.
     nonisolated(unsafe) static var hostCacheDecodeCount = 0
     /// Between two records of events in a stream that does its work at once: nobody looks at results then.
@@ -128,7 +131,7 @@ enum EmulatedGPU {
         graph, stream in
         let captured = graphs[Int(bitPattern: graph) - 1].work
         perform(on: stream) { for work in captured { work() } }
-        return 0
+        return lossStatus
     }
 
     private static let allocate: @convention(c) (UnsafeMutablePointer<DeviceAddress>, Int) -> CUresult = {
@@ -177,7 +180,7 @@ enum EmulatedGPU {
             UnsafeRawPointer, OpaquePointer?, UnsafeMutablePointer<UnsafeMutableRawPointer?>,
             UnsafeMutablePointer<UnsafeMutableRawPointer?>?
         ) -> CUresult = { configuration, kernel, parameters, _ in
-            if defect == .failing { return 700 }
+            if defect == .failing || lossStatus != 0 { return 700 }
             if defect == .idle || isTimed { return 0 }
             let configuration = configuration.load(as: LaunchConfiguration.self)
             let name = kernelNames[Int(bitPattern: kernel) - 1].dropFirst("tandem_kernel_".count)
@@ -190,6 +193,7 @@ enum EmulatedGPU {
         }
 
     private static func run(_ name: Substring, blocks: Int, _ arguments: UnsafeMutableRawPointer) {
+        if lossStatus != 0 { return }
         if name == "embed" {
             embed(arguments.load(as: tandem_gpu_embed.self), rowCount: blocks)
         } else if name == "layer_norm" {

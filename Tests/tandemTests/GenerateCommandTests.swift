@@ -66,7 +66,9 @@ struct GenerateCommandTests {
             interruptsAtOutput: true)
         #expect(result.status == 130)
         #expect(!result.output.isEmpty)
-        #expect(result.errors.contains("ms/token"))
+        // Where other programs take the processors a step may take too long.
+        #expect(
+            result.errors.contains("ms/token") || result.errors.contains("stopped in the middle of a step"))
     }
 
     @Test(

@@ -6,6 +6,8 @@ struct Program {
         var status: Int32
         var output: String
         var errors: String
+        /// From the test fault to the end; nil where there was none.
+        var secondsSinceFault: Double?
     }
 
     static let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
@@ -14,10 +16,16 @@ struct Program {
     static let url = URL(filePath: CommandLine.arguments[0]).deletingLastPathComponent()
         .appending(path: "tandem")
 
+    /// - Parameters:
+    ///   - fault: what goes wrong, for `TANDEM_TEST_FAULT`.
+    ///   - interruptCount: how often Ctrl-C comes once that has.
     static func run(
         _ arguments: [String], input: Data = Data(), folder: URL? = nil,
-        environment: [String: String] = [:], interruptsAtOutput: Bool = false
+        environment: [String: String] = [:], interruptsAtOutput: Bool = false, fault: String? = nil,
+        interruptCount: Int = 0
     ) throws -> Result {
+        var environment = environment
+        environment["TANDEM_TEST_FAULT"] = fault
         let process = Process()
         process.executableURL = url
         process.arguments = arguments
@@ -37,11 +45,26 @@ struct Program {
             while process.isRunning, try Data(contentsOf: output.url).isEmpty { usleep(1000) }
             process.interrupt()
         }
+        var faultTime: ContinuousClock.Instant?
+        if fault != nil {
+            while process.isRunning,
+                try !String(contentsOf: errors.url, encoding: .utf8).contains("test fault")
+            {
+                usleep(1000)
+            }
+            faultTime = .now
+            for _ in 0..<interruptCount {
+                process.interrupt()
+                // Two that come at the same time are one.
+                usleep(100_000)
+            }
+        }
         process.waitUntilExit()
         return Result(
             status: process.terminationStatus,
             output: String(decoding: try Data(contentsOf: output.url), as: UTF8.self),
-            errors: String(decoding: try Data(contentsOf: errors.url), as: UTF8.self))
+            errors: String(decoding: try Data(contentsOf: errors.url), as: UTF8.self),
+            secondsSinceFault: faultTime.map { $0.duration(to: .now) / .seconds(1) })
     }
 }
 

@@ -21,6 +21,17 @@ int tandem_pin_current_thread(int32_t processor);
 /// Returns how many there are, or 0 where the system does not tell.
 int32_t tandem_allowed_processors(int32_t *processors, int32_t capacity);
 
+/// The calling thread's number in the system.
+int32_t tandem_thread_number(void);
+
+/// The processor time that a thread of this process has used, in nanoseconds; -1 where there is no such
+/// thread.
+int64_t tandem_thread_nanoseconds(int32_t thread);
+
+/// Whether a thread of this process sleeps or has ended. One that could run, that is stopped, or that waits
+/// for a disk does neither.
+int tandem_is_thread_asleep(int32_t thread);
+
 /// Sleeps while `*word == expected`, until woken. May return early: the caller looks again.
 void tandem_futex_wait(const uint32_t *word, uint32_t expected);
 
