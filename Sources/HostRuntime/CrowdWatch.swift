@@ -21,6 +21,7 @@ final class CrowdWatch {
     private var ticks: [ProcessorTicks.Count]
     private var system = ProcessorTicks()
     private var nextLook = ContinuousClock.now
+    private var nextNote = ContinuousClock.now
 
     /// The part of a run for which a worker that has its processor to itself is never out, nor for so many seconds.
     private static let mostLostShare = 0.1
@@ -48,7 +49,7 @@ final class CrowdWatch {
     func note(runSeconds: Double, lost: (_ rank: Int) -> Double, now: ContinuousClock.Instant = .now) -> Bool
     {
         var isChanged = false
-        if runSeconds >= Self.leastRunSeconds {
+        if runSeconds >= Self.leastRunSeconds && now >= nextNote {
             let most = max(Self.mostLostSeconds, Self.mostLostShare * runSeconds)
             for rank in 0..<activeCount where lost(rank) > most {
                 guard let index = processors.firstIndex(of: places[rank]), !isCrowded[index] else { continue }
@@ -65,7 +66,7 @@ final class CrowdWatch {
             isChanged = look()
             nextLook = now + .seconds(Self.secondsBetweenLooks)
         }
-        if isChanged { assign() }
+        if isChanged { assign(now: now) }
         return isChanged
     }
 
@@ -96,19 +97,21 @@ final class CrowdWatch {
 
     /// Puts the workers on processors that are not crowded, and leaves some of these to other threads of the process, as
     /// many as there are without crowds or an eighth.
-    private func assign() {
+    private func assign(now: ContinuousClock.Instant) {
         var usable = processors.count - crowdedCount
         if usable < max(2, processors.count / 4) {
-            // There is no quiet place to go to.
+            // There is no quiet place to go to, nor will there be one at once.
             for index in isCrowded.indices { isCrowded[index] = false }
             crowdedCount = 0
             usable = processors.count
+            nextNote = now + .seconds(Self.secondsBetweenLooks)
         }
         let spare = min(processors.count - workerCount, usable / 8)
         activeCount = max(1, min(workerCount, usable - spare))
         var rank = 0
-        for wanted in [false, true] {
-            for index in processors.indices where isCrowded[index] == wanted && rank < workerCount {
+        // The crowded ones last.
+        for pass in 0...1 {
+            for index in processors.indices where isCrowded[index] == (pass == 1) && rank < workerCount {
                 places[rank] = processors[index]
                 rank += 1
             }

@@ -94,6 +94,9 @@ public final class WorkerPool: @unchecked Sendable {  // what changes is the lea
     /// - Returns: `hasLostWorker`.
     public func lookAfterWorkers() -> Bool { life.look() }
 
+    /// The workers that `runUndisturbed` takes next.
+    public var undisturbedCount: Int { hasLostWorker ? 1 : watch?.activeCount ?? workerCount }
+
     /// Runs the task on those workers that have a processor to themselves, as far as earlier runs have shown which do.
     ///
     /// No part of the task may sleep: a worker that sleeps for a second is taken for one that has stopped for good.

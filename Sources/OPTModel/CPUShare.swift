@@ -42,6 +42,7 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
     let weights: GPUWeights
     private let kernels: tandem_cpu_kernels
     private let scratch: CPUScratch
+    private let shares: WorkShares
     let attentionPieces, mlpPieces: [[CPUPiece]]
     let logitsPieces: [CPUPiece]
     private let rowCapacity: Int
@@ -107,6 +108,7 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
                 inputByteCount: rowCapacity * max(configuration.hiddenSize, configuration.embeddingSize) * 2,
                 answerByteCount: rowCapacity * max(configuration.hiddenSize, rows.count) * 4),
             limits: workers.linkLimits, context: context)
+        shares = WorkShares(mostWorkers: workers.pool.workerCount)
         scratch = try CPUScratch(
             configuration, rowCapacity: rowCapacity, workerCount: workers.pool.workerCount,
             kernels: workers.kernels.pointee)
@@ -161,6 +163,7 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
         takenByLeader = 0
         rowCount = batch.rowCount
         busySeconds = 0
+        shares.divide(among: workers.pool.undisturbedCount, moveCount: workers.pool.moveCount)
         for row in 0..<batch.rowCount {
             let sequence = batch.segments[row].sequence
             var inMemory = Lines()
@@ -257,18 +260,20 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
         let hidden = configuration.hiddenSize
         let width = heads.count * configuration.headDimension
         if let matrices {
-            let x = blockInput(chunk, width: hidden, worker)
             let columns = part(of: 3 * width, worker)
-            for which in 0..<3 {  // queries, keys, values
-                let own = columns.clamped(to: which * width..<(which + 1) * width)
-                if own.isEmpty { continue }
-                let row = which * matrices.stride + own.lowerBound - which * width
-                var qkv = tandem_linear(
-                    x: x, x_stride: hidden, weights: matrices.inputs + row * hidden,
-                    bias: matrices.bias.map { $0 + row }, y: scratch.qkv + own.lowerBound,
-                    y_stride: 3 * width, rows: chunk.count, inputs: hidden, outputs: own.count,
-                    activation: TANDEM_IDENTITY)
-                kernels.linear(&qkv)
+            shares.note(worker) {
+                let x = blockInput(chunk, width: hidden, worker)
+                for which in 0..<3 {  // queries, keys, values
+                    let own = columns.clamped(to: which * width..<(which + 1) * width)
+                    if own.isEmpty { continue }
+                    let row = which * matrices.stride + own.lowerBound - which * width
+                    var qkv = tandem_linear(
+                        x: x, x_stride: hidden, weights: matrices.inputs + row * hidden,
+                        bias: matrices.bias.map { $0 + row }, y: scratch.qkv + own.lowerBound,
+                        y_stride: 3 * width, rows: chunk.count, inputs: hidden, outputs: own.count,
+                        activation: TANDEM_IDENTITY)
+                    kernels.linear(&qkv)
+                }
             }
             let queries = columns.clamped(to: 0..<width)
             let scale = configuration.queryScale
@@ -294,7 +299,7 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
                 weights: matrices.outputs! + inputs.lowerBound * hidden,
                 y: scratch.partial(worker: worker), y_stride: hidden, rows: chunk.count,
                 inputs: inputs.count, outputs: hidden)
-            kernels.linear_transposed(&output)
+            shares.note(worker) { kernels.linear_transposed(&output) }
         }
         let isAlone = weights.layers[block.layer].attention.isEmpty
         join(
@@ -341,27 +346,28 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
     private func computeMLP(
         _ block: Block, _ neurons: Range<Int>, _ matrices: Matrices?, _ chunk: Range<Int>, _ worker: Int
     ) {
-        if let matrices {
-            let hidden = configuration.hiddenSize
-            let own = part(of: neurons.count, worker)
-            let first = own.lowerBound
-            var fc1 = tandem_linear(
-                x: blockInput(chunk, width: hidden, worker), x_stride: hidden,
-                weights: matrices.inputs + first * hidden, bias: matrices.bias.map { $0 + first },
-                y: scratch.neurons + own.lowerBound, y_stride: neurons.count, rows: chunk.count,
-                inputs: hidden, outputs: own.count, activation: configuration.activation.cpuCode)
-            kernels.linear(&fc1)
-            var fc2 = tandem_linear_transposed(
-                x: scratch.neurons + own.lowerBound, x_stride: neurons.count,
-                weights: matrices.outputs! + first * hidden, y: scratch.partial(worker: worker),
-                y_stride: hidden,
-                rows: chunk.count, inputs: own.count, outputs: hidden)
-            kernels.linear_transposed(&fc2)
-        }
+        if let matrices { shares.note(worker) { computeNeurons(neurons.count, matrices, chunk, worker) } }
         let isAlone = weights.layers[block.layer].mlp.isEmpty
         join(
             block, neurons, chunk, bias: isAlone ? weights.hostShards[block.layer].mlp.fc2Bias : nil, worker,
             matrices != nil)
+    }
+
+    private func computeNeurons(_ count: Int, _ matrices: Matrices, _ chunk: Range<Int>, _ worker: Int) {
+        let hidden = configuration.hiddenSize
+        let own = part(of: count, worker)
+        let first = own.lowerBound
+        var fc1 = tandem_linear(
+            x: blockInput(chunk, width: hidden, worker), x_stride: hidden,
+            weights: matrices.inputs + first * hidden, bias: matrices.bias.map { $0 + first },
+            y: scratch.neurons + first, y_stride: count, rows: chunk.count, inputs: hidden,
+            outputs: own.count, activation: configuration.activation.cpuCode)
+        kernels.linear(&fc1)
+        var fc2 = tandem_linear_transposed(
+            x: scratch.neurons + first, x_stride: count, weights: matrices.outputs! + first * hidden,
+            y: scratch.partial(worker: worker), y_stride: hidden, rows: chunk.count, inputs: own.count,
+            outputs: hidden)
+        kernels.linear_transposed(&fc2)
     }
 
     private func computeLogits(
@@ -412,7 +418,7 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
 
     /// The part of `count` that a worker computes. Cache lines of fp32 results are not divided.
     private func part(of count: Int, _ worker: Int) -> Range<Int> {
-        share(of: count, worker: worker, of: workers.pool.activeCount, multiple: 16)
+        shares.part(of: count, worker: worker, multiple: 16)
     }
 }
 
