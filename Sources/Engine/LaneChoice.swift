@@ -58,11 +58,8 @@ extension LaneChoice {
             ])
     }
 
-    /// Where the CPU computes while weights are streamed, threads that would spin on every processor take turns with those
-    /// that stream and with the driver's: opt-6.7b, 30 % on the GPU, took 123 ms a token with 15 and 16 threads of 16
-    /// processors, 99 with 14, 105 with 12 (Xeon, H200).
     private static func threadCount(for request: PlacementRequest) -> Int? {
-        request.usesBothLanes ? max(1, WorkerPool.availableProcessorCount - 2) : nil
+        request.usesBothLanes ? WorkerPool.workerCountBesideStreaming : nil
     }
 }
 

@@ -53,7 +53,6 @@ struct LaneLoader {
 
     private func loadGPU(_ source: some TensorSource, _ gpu: LaneChoice.GPU) throws -> GPULane {
         let placement = gpu.placement
-        try check(placement)
         let library = try CUBLASLt.chosen()
         let weights = try phases.measure("weights") {
             try GPULane.loadWeights(
@@ -69,38 +68,10 @@ struct LaneLoader {
             try GPULane(
                 weights, context: gpu.context, cacheSlotCount: gpu.cacheSlotCount, library: library,
                 cpu: options.computesCacheOnCPU || placement.computesOnCPU
-                    ? CPUWorkers(pool, kernels: kernels) : nil)
+                    ? CPUWorkers(pool, kernels: kernels, computesCache: options.computesCacheOnCPU) : nil)
         }
         lane.testFault = options.testFault
         return lane
-    }
-
-    /// Refuses what the lanes cannot do together.
-    private func check(_ placement: Placement) throws(EngineError) {
-        for kind in [LayerKind.outputEmbedding, .attention, .mlp] {
-            let layer = placement[kind]
-            if layer.cpuComputed.overlaps(layer.weights.disk) {
-                throw EngineError(
-                    .invalidOption,
-                    "\(kind.label): the CPU is to compute with weights that lie on disk; give "
-                        + "--per-layer-weight-percent 100 % on GPU and CPU together there, or "
-                        + "--per-layer-computation-percent 100")
-            }
-        }
-        if placement.attention.cpuComputed.overlaps(placement.cacheHeads.disk) {
-            throw EngineError(
-                .invalidOption,
-                "the CPU is to compute attention over a cache that lies on disk; give --cache-percent 100 % on GPU and CPU "
-                    + "together, or --per-layer-computation-percent 100 for self-attention")
-        }
-        if placement.computesOnCPU && options.computesCacheOnCPU
-            && placement.cacheHeads.cpu.overlaps(placement.attention.gpuComputed)
-        {
-            throw EngineError(
-                .invalidOption,
-                "--cpu-cache-compute cannot be had together with --per-layer-computation-percent below 100; give the GPU "
-                    + "as much of the cache as of self-attention, and leave --cpu-cache-compute out")
-        }
     }
 
     /// Left to the driver for what it needs itself.

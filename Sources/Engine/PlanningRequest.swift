@@ -14,16 +14,17 @@ public struct PlanningRequest: Sendable {
     public var offloadFolder: FilePath?
     /// What `tandem doctor --json` printed on the machine that is meant; nil for this one.
     public var machineReport: FilePath?
+    /// Measures this machine although it is remembered.
+    public var measuresMachine = false
+    /// nil to choose it.
+    public var threadCount: Int?
 
     public init(_ workload: Workload) { self.workload = workload }
 
-    /// A plan, and the profile that it was made from.
+    /// What plans a placement of a model.
     ///
-    /// - Throws: `PlacementError` where nothing fits, `EngineError` where the machine's report cannot be read.
-    public func plan(
-        for model: ModelReference
-    ) async throws -> (plan: PlacementPlan, profile: HardwareProfile, configuration: OPTConfiguration) {
-        let configuration = try model.configuration
+    /// - Throws: `EngineError` where the machine's report cannot be read.
+    public func planner(for configuration: OPTConfiguration) async throws -> PlacementPlanner {
         let profile: HardwareProfile
         let budget: MemoryBudget
         if let machineReport {
@@ -32,7 +33,8 @@ public struct PlanningRequest: Sendable {
                 free: profile.gpu?.memoryByteCount ?? 0, gpuLimit: gpuMemoryByteCount,
                 cpuLimit: cpuMemoryByteCount, cpuFree: .max, diskFree: .max)
         } else {
-            profile = try await HardwareProfiler.profileOfMachine(offloadFolder: offloadFolder)
+            profile = try await HardwareProfiler.profileOfMachine(
+                offloadFolder: offloadFolder, measuresAgain: measuresMachine)
             budget = try MemoryBudget(
                 free: profile.gpu == nil
                     ? 0 : Context(device: CUDADriver.load().device()).freeByteCount,
@@ -42,10 +44,9 @@ public struct PlanningRequest: Sendable {
         }
         let working = GPULane.workingMemory(
             configuration, positionCount: workload.positionCount, stagingSlotCount: stagingSlotCount)
-        let planner = PlacementPlanner(
+        return PlacementPlanner(
             shape: configuration.shape, budget: budget, working: working, hardware: profile,
-            workload: workload)
-        return (try planner.plan(), profile, configuration)
+            workload: workload, threadCount: threadCount)
     }
 
     private struct Report: Decodable {

@@ -16,6 +16,8 @@ final class CPUCacheAttention: CPUPart, @unchecked Sendable {  // `step` is writ
         let layer: Int
         /// In the whole layer.
         let heads: Range<Int>
+        /// Of its layer.
+        let isFirst: Bool
     }
 
     let link: LaneLink
@@ -57,16 +59,20 @@ final class CPUCacheAttention: CPUPart, @unchecked Sendable {  // `step` is writ
     /// - Parameters:
     ///   - pieces: each layer's ranges of heads, in the order in which the GPU computes them.
     ///   - heads: those whose cache lies in CPU memory; at least one.
+    ///   - partner: another link of the same steps.
     init(
         _ configuration: OPTConfiguration, pieces: [[Range<Int>]], heads: Range<Int>, workers: CPUWorkers,
-        rowCapacity: Int, context: Context
+        rowCapacity: Int, partner: LaneLink? = nil, context: Context
     ) throws {
         var order: [Exchange] = []
         exchanges = pieces.enumerated().map { layer, pieces in
             pieces.map { piece in
                 let shared = piece.clamped(to: heads)
                 if shared.isEmpty { return nil }
-                order.append(Exchange(number: order.count, layer: layer, heads: shared))
+                order.append(
+                    Exchange(
+                        number: order.count, layer: layer, heads: shared,
+                        isFirst: order.last?.layer != layer))
                 return order.last
             }
         }
@@ -81,7 +87,7 @@ final class CPUCacheAttention: CPUPart, @unchecked Sendable {  // `step` is writ
             LaneLink.Shape(
                 exchangeCount: order.count, inputByteCount: rowCapacity * 3 * width * 2,
                 answerByteCount: rowCapacity * width * 2),
-            limits: workers.linkLimits, context: context)
+            limits: workers.linkLimits, partner: partner, context: context)
         rows = .allocate(capacity: rowCapacity)
         scratch = try Scratch(
             configuration, workerCount: workers.pool.workerCount, kernels: workers.kernels.pointee)
@@ -91,6 +97,9 @@ final class CPUCacheAttention: CPUPart, @unchecked Sendable {  // `step` is writ
 
     /// Which of a piece's heads go to the processor; nil for none.
     func exchange(layer: Int, piece: Int) -> Exchange? { exchanges[layer][piece] }
+
+    /// Whether a layer has any.
+    func hasExchanges(layer: Int) -> Bool { exchanges[layer].contains { $0 != nil } }
 
     // MARK: A step
 
@@ -116,6 +125,16 @@ final class CPUCacheAttention: CPUPart, @unchecked Sendable {  // `step` is writ
     func run(worker: Int, layers: Range<Int>) {
         for index in order.indices where layers.contains(order[index].layer) {
             if !take(order[index], worker) { return }
+        }
+    }
+
+    /// Nobody waits for the leader within an exchange.
+    func leave() {}
+
+    /// A worker's part of the exchanges of one layer.
+    func run(layer: Int, worker: Int) {
+        for piece in exchanges[layer].indices {
+            if let exchange = exchanges[layer][piece] { take(exchange, worker) }
         }
     }
 

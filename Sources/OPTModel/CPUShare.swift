@@ -1,6 +1,7 @@
 import CPUKernels
 import CUDA
 import HostRuntime
+import Placement
 import Synchronization
 
 /// The processor's share of decode steps of the GPU lane: the heads, neurons and rows of the output embedding that the
@@ -8,7 +9,11 @@ import Synchronization
 ///
 /// The pool's threads walk the blocks of a step in lock step with the GPU. In each they take the block's input,
 /// [rows, hidden] in fp16, and give back their part of the block's sum, [rows, hidden] in fp32; behind the last layer
-/// they give logits, [rows, rows of the table]. Nothing in it locks or allocates.
+/// they give logits, [rows, rows of the table]. Nothing in it allocates, and nothing locks but giving a buffer back to the
+/// disk's reader.
+///
+/// A block goes piece by piece: what of it lies in CPU memory, then block by block what lies on disk
+/// (`CPUShare+Pieces.swift`), each adding its part of the sum.
 final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while the workers wait
     /// What goes through the link at a time.
     struct Block {
@@ -33,17 +38,24 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
     /// What the parts of all blocks took in the last step, from their input to their answer.
     private(set) var busySeconds = 0.0
 
-    private let configuration: OPTConfiguration
-    private let weights: GPUWeights
+    let configuration: OPTConfiguration
+    let weights: GPUWeights
     private let kernels: tandem_cpu_kernels
     private let scratch: CPUScratch
+    let attentionPieces, mlpPieces: [[CPUPiece]]
+    let logitsPieces: [CPUPiece]
     private let rowCapacity: Int
-    private let cacheHeads: Range<Int>
+    /// The heads by where their cache lies.
+    private let cacheHeads: RangeSplit
+    /// Of the cache on disk, where there is one.
+    private var visits: DiskKVCache.Visits?
     private let sequences: UnsafeMutablePointer<CachedRow>
     private let blocksPerLayer: Int
     private let hasNeurons: Bool
     private var number: UInt32 = 0
     private var rowCount = 0
+    /// Blocks of the step.
+    private var takenByLeader = 0
     private var timeline: Timeline?
     // On a cache line of its own: arrivals must not disturb the threads that are still at work.
     private let padding: (SIMD16<Int64>, SIMD16<Int64>) = (.zero, .zero)
@@ -52,10 +64,16 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
     /// Where a row's sequence has its cache. A plain value: references that all threads count at the same time would
     /// cost microseconds.
     private struct CachedRow {
-        /// [layer][key, value][head][capacity][head dimension]
-        var cache: UnsafeMutablePointer<UInt16>?
-        var capacity: Int
+        var inMemory: Lines
+        /// Slots in the layers' place.
+        var onDisk: Lines
         var position: Int
+    }
+
+    /// [layer][key, value][head][capacity][head dimension]
+    private struct Lines {
+        var base: UnsafeMutablePointer<UInt16>?
+        var capacity = 0
     }
 
     init(_ weights: GPUWeights, workers: CPUWorkers, rowCapacity: Int, context: Context) throws {
@@ -69,7 +87,17 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
         neurons = placement.mlp.cpuComputed
         hasNeurons = !neurons.isEmpty
         rows = placement.tokenTable.cpuComputed
-        cacheHeads = placement.cacheHeads.cpu
+        cacheHeads = placement.cacheHeads
+        let disk = weights.cpuDisk
+        attentionPieces = Self.pieces(
+            inMemory: placement.attention.cpuComputed(on: .cpu), disk?.attention ?? [],
+            layerCount: configuration.layerCount)
+        mlpPieces = Self.pieces(
+            inMemory: placement.mlp.cpuComputed(on: .cpu), disk?.mlp ?? [],
+            layerCount: configuration.layerCount)
+        logitsPieces =
+            Self.pieces(
+                inMemory: placement.tokenTable.cpuComputed(on: .cpu), [disk?.logits ?? []], layerCount: 1)[0]
         kernels = workers.kernels.pointee
         blocksPerLayer = (heads.isEmpty ? 0 : 1) + (neurons.isEmpty ? 0 : 1)
         blockCount = configuration.layerCount * blocksPerLayer + (rows.isEmpty ? 0 : 1)
@@ -129,14 +157,26 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
             "CPUShare: \(batch.rowCount) rows of \(rowCapacity), \(batch.segmentCount) sequences")
         self.number = number
         self.timeline = timeline
+        weights.cpuDisk?.begin()
+        takenByLeader = 0
         rowCount = batch.rowCount
         busySeconds = 0
         for row in 0..<batch.rowCount {
             let sequence = batch.segments[row].sequence
+            var inMemory = Lines()
+            var onDisk = Lines()
+            if !heads.isEmpty && !cacheHeads.cpu.isEmpty {
+                inMemory = Lines(
+                    base: cache.hostPointer(of: sequence), capacity: cache.capacities[sequence])
+            }
+            if let disk = cache.disk {
+                onDisk = Lines(
+                    base: disk.hostPointer(of: sequence), capacity: disk.layout.capacities[sequence])
+            }
             sequences[row] = CachedRow(
-                cache: heads.isEmpty ? nil : cache.hostPointer(of: sequence),
-                capacity: cache.capacities[sequence], position: Int(batch.positions[row]))
+                inMemory: inMemory, onDisk: onDisk, position: Int(batch.positions[row]))
         }
+        visits = cache.disk?.visits
     }
 
     var layerCount: Int { configuration.layerCount }
@@ -149,23 +189,29 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
         if layers.upperBound == layerCount, let block = logits { take(block, worker) }
     }
 
+    /// Lets the leader meet the others in the blocks that it has not taken, of a step whose link is aborted.
+    func leave() {
+        let first = takenByLeader
+        for layer in 0..<configuration.layerCount {
+            if let block = attention(layer: layer), block.number >= first { take(block, 0) }
+            if let block = mlp(layer: layer), block.number >= first { take(block, 0) }
+        }
+        if let block = logits, block.number >= first { take(block, 0) }
+    }
+
     /// A worker's part of one block; the worker that is last answers for all.
     ///
     /// Where the link is aborted the workers still meet at all barriers, as not all of them may have seen it, but nothing
     /// is computed or answered.
     func take(_ block: Block, _ worker: Int) {
+        if worker == 0 { takenByLeader = block.number + 1 }
         let hasInput = link.waitForInput(
             of: block.number, step: number, isGPUAtWork: { isStepAlive(worker) })
         // The leader's time stands for all: they meet within the block.
         let start = worker == 0 || timeline != nil ? ContinuousClock.now : nil
-        for first in stride(from: 0, to: rowCount, by: CPUScratch.fewRows) {
-            let chunk = first..<min(first + CPUScratch.fewRows, rowCount)
-            if first > 0 { barrier.wait() }
-            switch block.kind {
-            case .attention: attend(block, chunk, worker, hasInput)
-            case .mlp: computeMLP(block, chunk, worker, hasInput)
-            case .logits: if hasInput { computeLogits(chunk, worker) }
-            }
+        for index in 0..<pieceCount(block) {
+            if index > 0 { barrier.wait() }
+            compute(block, index, worker, hasInput)
         }
         if worker == 0, let start { busySeconds += start.duration(to: .now) / .seconds(1) }
         let arrived = arrivedCount.wrappingAdd(1, ordering: .acquiringAndReleasing).newValue
@@ -185,29 +231,41 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
         }
     }
 
-    private var barrier: SpinBarrier { workers.pool.barrier }
+    var barrier: SpinBarrier { workers.pool.barrier }
 
     // MARK: Blocks
 
-    private func attend(_ block: Block, _ chunk: Range<Int>, _ worker: Int, _ hasInput: Bool) {
-        let shard = weights.hostShards[block.layer]
-        let attention = shard.attention
-        let headDimension = configuration.headDimension
+    /// A worker's part of one of a block's pieces; `matrices` are nil where the link is aborted.
+    private func compute(_ block: Block, _ index: Int, _ worker: Int, _ hasInput: Bool) {
+        let piece = piece(index, of: block)
+        let matrices = hasInput ? matrices(of: piece, in: block, worker) : nil
+        for first in stride(from: 0, to: rowCount, by: CPUScratch.fewRows) {
+            let chunk = first..<min(first + CPUScratch.fewRows, rowCount)
+            if first > 0 { barrier.wait() }
+            switch block.kind {
+            case .attention: attend(block, piece.range, matrices, chunk, worker)
+            case .mlp: computeMLP(block, piece.range, matrices, chunk, worker)
+            case .logits: if let matrices { computeLogits(piece.range, matrices, chunk, worker) }
+            }
+        }
+        if case .disk = piece.source { giveBack(worker, matrices) }
+    }
+
+    private func attend(
+        _ block: Block, _ heads: Range<Int>, _ matrices: Matrices?, _ chunk: Range<Int>, _ worker: Int
+    ) {
         let hidden = configuration.hiddenSize
-        let width = heads.count * headDimension
-        // The shard has the heads that are streamed to the GPU in front of these.
-        let skipped = (heads.lowerBound - shard.heads.lowerBound) * headDimension
-        let stored = shard.heads.count * headDimension
-        if hasInput {
+        let width = heads.count * configuration.headDimension
+        if let matrices {
             let x = blockInput(chunk, width: hidden, worker)
             let columns = part(of: 3 * width, worker)
             for which in 0..<3 {  // queries, keys, values
                 let own = columns.clamped(to: which * width..<(which + 1) * width)
                 if own.isEmpty { continue }
-                let row = which * stored + skipped + own.lowerBound - which * width
+                let row = which * matrices.stride + own.lowerBound - which * width
                 var qkv = tandem_linear(
-                    x: x, x_stride: hidden, weights: attention.qkv + row * hidden,
-                    bias: attention.qkvBias.map { $0 + row }, y: scratch.qkv + own.lowerBound,
+                    x: x, x_stride: hidden, weights: matrices.inputs + row * hidden,
+                    bias: matrices.bias.map { $0 + row }, y: scratch.qkv + own.lowerBound,
                     y_stride: 3 * width, rows: chunk.count, inputs: hidden, outputs: own.count,
                     activation: TANDEM_IDENTITY)
                 kernels.linear(&qkv)
@@ -220,36 +278,53 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
             }
         }
         barrier.wait()
-        if hasInput {
+        if matrices != nil && waitForCache(of: heads, layer: block.layer, worker) {
             let pairs = share(of: chunk.count * heads.count, worker: worker, of: workers.pool.activeCount)
             for pair in pairs {
                 attend(
-                    row: pair / heads.count, of: chunk, head: pair % heads.count, layer: block.layer, worker)
+                    row: pair / heads.count, of: chunk, head: pair % heads.count, of: heads,
+                    layer: block.layer, worker)
             }
         }
         barrier.wait()
-        if hasInput {
+        if let matrices {
             let inputs = part(of: width, worker)
             var output = tandem_linear_transposed(
                 x: scratch.attended + inputs.lowerBound, x_stride: width,
-                weights: attention.output + (skipped + inputs.lowerBound) * hidden,
+                weights: matrices.outputs! + inputs.lowerBound * hidden,
                 y: scratch.partial(worker: worker), y_stride: hidden, rows: chunk.count,
                 inputs: inputs.count, outputs: hidden)
             kernels.linear_transposed(&output)
         }
         let isAlone = weights.layers[block.layer].attention.isEmpty
-        join(chunk, bias: isAlone ? attention.outputBias : nil, worker, hasInput)
+        join(
+            block, heads, chunk,
+            bias: isAlone ? weights.hostShards[block.layer].attention.outputBias : nil, worker,
+            matrices != nil)
+    }
+
+    /// Waits until the keys and values of heads whose cache lies on disk are in the layer's slot; false where the link is or
+    /// becomes aborted.
+    private func waitForCache(of heads: Range<Int>, layer: Int, _ worker: Int) -> Bool {
+        guard let visits, heads.overlaps(cacheHeads.disk) else { return true }
+        return link.wait(isGPUAtWork: { isStepAlive(worker) }) { visits.isOpen(layer: layer) }
     }
 
     /// Stores a row's key and value of one of the heads and computes its attention.
-    private func attend(row: Int, of chunk: Range<Int>, head: Int, layer: Int, _ worker: Int) {
+    private func attend(
+        row: Int, of chunk: Range<Int>, head: Int, of heads: Range<Int>, layer: Int, _ worker: Int
+    ) {
         let headDimension = configuration.headDimension
         let width = heads.count * headDimension
         let place = sequences[chunk.lowerBound + row]
-        let line = place.capacity * headDimension
-        let number = 2 * layer * cacheHeads.count + heads.lowerBound + head - cacheHeads.lowerBound
-        let keys = place.cache! + number * line
-        let values = keys + cacheHeads.count * line
+        let isOnDisk = cacheHeads.disk.contains(heads.lowerBound + head)
+        let cached = isOnDisk ? cacheHeads.disk : cacheHeads.cpu
+        let lines = isOnDisk ? place.onDisk : place.inMemory
+        let line = lines.capacity * headDimension
+        let cachedLayer = isOnDisk ? visits!.slot(ofLayer: layer) : layer
+        let number = 2 * cachedLayer * cached.count + heads.lowerBound + head - cached.lowerBound
+        let keys = lines.base! + number * line
+        let values = keys + cached.count * line
         let qkv = scratch.qkv + row * 3 * width + head * headDimension
         let new = place.position * headDimension
         kernels.half_from_float(qkv + width, keys + new, headDimension)
@@ -263,38 +338,42 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
     }
 
     /// fc1 and fc2 of a thread's neurons without a meeting between them.
-    private func computeMLP(_ block: Block, _ chunk: Range<Int>, _ worker: Int, _ hasInput: Bool) {
-        let shard = weights.hostShards[block.layer]
-        let mlp = shard.mlp
-        if hasInput {
+    private func computeMLP(
+        _ block: Block, _ neurons: Range<Int>, _ matrices: Matrices?, _ chunk: Range<Int>, _ worker: Int
+    ) {
+        if let matrices {
             let hidden = configuration.hiddenSize
             let own = part(of: neurons.count, worker)
-            let first = neurons.lowerBound - shard.neurons.lowerBound + own.lowerBound
+            let first = own.lowerBound
             var fc1 = tandem_linear(
                 x: blockInput(chunk, width: hidden, worker), x_stride: hidden,
-                weights: mlp.fc1 + first * hidden, bias: mlp.fc1Bias.map { $0 + first },
+                weights: matrices.inputs + first * hidden, bias: matrices.bias.map { $0 + first },
                 y: scratch.neurons + own.lowerBound, y_stride: neurons.count, rows: chunk.count,
                 inputs: hidden, outputs: own.count, activation: configuration.activation.cpuCode)
             kernels.linear(&fc1)
             var fc2 = tandem_linear_transposed(
                 x: scratch.neurons + own.lowerBound, x_stride: neurons.count,
-                weights: mlp.fc2 + first * hidden, y: scratch.partial(worker: worker), y_stride: hidden,
+                weights: matrices.outputs! + first * hidden, y: scratch.partial(worker: worker),
+                y_stride: hidden,
                 rows: chunk.count, inputs: own.count, outputs: hidden)
             kernels.linear_transposed(&fc2)
         }
         let isAlone = weights.layers[block.layer].mlp.isEmpty
-        join(chunk, bias: isAlone ? mlp.fc2Bias : nil, worker, hasInput)
+        join(
+            block, neurons, chunk, bias: isAlone ? weights.hostShards[block.layer].mlp.fc2Bias : nil, worker,
+            matrices != nil)
     }
 
-    private func computeLogits(_ chunk: Range<Int>, _ worker: Int) {
+    private func computeLogits(
+        _ piece: Range<Int>, _ matrices: Matrices, _ chunk: Range<Int>, _ worker: Int
+    ) {
         let width = configuration.embeddingSize
-        let columns = part(of: rows.count, worker)
-        let table = weights.tokenTable
-        let first = table.hostBase! + (rows.lowerBound - table.host.lowerBound) * table.rowByteCount
+        let columns = part(of: piece.count, worker)
+        let column = piece.lowerBound - rows.lowerBound + columns.lowerBound
         var operation = tandem_linear(
             x: blockInput(chunk, width: width, worker), x_stride: width,
-            weights: first.assumingMemoryBound(to: UInt16.self) + columns.lowerBound * width, bias: nil,
-            y: answer + chunk.lowerBound * rows.count + columns.lowerBound, y_stride: rows.count,
+            weights: matrices.inputs + columns.lowerBound * width, bias: nil,
+            y: answer + chunk.lowerBound * rows.count + column, y_stride: rows.count,
             rows: chunk.count, inputs: width, outputs: columns.count, activation: TANDEM_IDENTITY)
         kernels.linear(&operation)
     }
@@ -307,16 +386,22 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
         return UnsafePointer(x)
     }
 
-    /// Adds the workers' sums up in the answer, each worker some of the columns.
-    private func join(_ chunk: Range<Int>, bias: UnsafePointer<Float>?, _ worker: Int, _ hasInput: Bool) {
+    /// Adds the workers' sums of a piece up in the answer, each worker some of the columns; the first piece brings the bias.
+    private func join(
+        _ block: Block, _ range: Range<Int>, _ chunk: Range<Int>, bias: UnsafePointer<Float>?, _ worker: Int,
+        _ isComputed: Bool
+    ) {
         barrier.wait()
-        if !hasInput { return }
+        if !isComputed { return }
+        let isFirst = range.lowerBound == piece(0, of: block).range.lowerBound
         let hidden = configuration.hiddenSize
         let columns = part(of: hidden, worker)
         let x = answer + chunk.lowerBound * hidden + columns.lowerBound
-        for row in 0..<chunk.count { (x + row * hidden).update(repeating: 0, count: columns.count) }
+        if isFirst {
+            for row in 0..<chunk.count { (x + row * hidden).update(repeating: 0, count: columns.count) }
+        }
         var join = tandem_join(
-            x: x, x_stride: hidden, bias: bias.map { $0 + columns.lowerBound },
+            x: x, x_stride: hidden, bias: isFirst ? bias.map { $0 + columns.lowerBound } : nil,
             partials: scratch.partial(worker: 0) + columns.lowerBound, partial_stride: scratch.partialStride,
             row_stride: hidden, partial_count: workers.pool.activeCount, rows: chunk.count,
             width: columns.count)

@@ -5,12 +5,17 @@ import HostRuntime
 public struct CPUWorkers: @unchecked Sendable {  // the kernels are constant
     public let pool: WorkerPool
     public let kernels: UnsafePointer<tandem_cpu_kernels>
+    /// Whether they compute attention over the cache in CPU memory of heads that the other lane computes.
+    let computesCache: Bool
     /// How long they and the other lane wait for each other.
     var linkLimits = LaneLink.TimeLimits()
 
     /// - Parameter pool: its leader thread leads the lane, too.
-    public init(_ pool: WorkerPool, kernels: UnsafePointer<tandem_cpu_kernels>) {
+    public init(
+        _ pool: WorkerPool, kernels: UnsafePointer<tandem_cpu_kernels>, computesCache: Bool = true
+    ) {
         self.pool = pool
         self.kernels = kernels
+        self.computesCache = computesCache
     }
 }

@@ -10,8 +10,8 @@ import SystemPackage
 ///
 /// Every step, prefill or decode, visits all layers in order. A visit of a layer is: its keys and values are read into
 /// its slot (`DiskKVLayout`); the slot's flag is set to 1; the GPU, which waits for that, stores the step's new keys and
-/// values into the slot, lets attention read it in place, and sets the slot's notice; the blocks that the new positions
-/// changed are written back; then the slot is read full for the next layer that it serves. So a layer is never read
+/// values into the slot, lets attention read it in place, and sets the slot's notice, where the processor computes some of
+/// the heads in the same way behind its part of the block; the blocks that the new positions changed are written back; then the slot is read full for the next layer that it serves. So a layer is never read
 /// before the last step's write of it has ended: both go through the same slot.
 ///
 /// Slots are read ahead over layers and over steps. What the next step needs is guessed to be the last one's sequences;
@@ -24,7 +24,7 @@ final class DiskKVCache: @unchecked Sendable {  // what the threads share is gua
     let file: OffloadFile
     private let queue: OffloadQueue
     private let memory: PinnedBuffer
-    /// For each slot a flag, 1 while the GPU may use it, and a notice.
+    /// For each slot a flag, 1 while the GPU may use it, a notice, and the number of its last visit that was let begin.
     private let words: PinnedBuffer
     private let monitor = Monitor()
     private let isStopping = Atomic<Bool>(false)
@@ -88,7 +88,7 @@ final class DiskKVCache: @unchecked Sendable {  // what the threads share is gua
         try file.reserve(byteCount: layout.fileByteCount)
         queue = OffloadQueue(file)
         memory = try PinnedBuffer(try HostBuffer(byteCount: layout.slotsByteCount), context: context)
-        let words = try HostBuffer(byteCount: 2 * layout.slotCount * Self.wordStride)
+        let words = try HostBuffer(byteCount: 3 * layout.slotCount * Self.wordStride)
         memset(words.baseAddress, 0, words.byteCount)
         self.words = try PinnedBuffer(words, context: context)
         slots = (0..<layout.slotCount).map {
@@ -106,8 +106,43 @@ final class DiskKVCache: @unchecked Sendable {  // what the threads share is gua
     func flagAddress(ofSlot slot: Int) -> UInt64 { words.deviceAddress + UInt64(flagOffset(slot)) }
     func noticeAddress(ofSlot slot: Int) -> UInt64 { words.deviceAddress + UInt64(noticeOffset(slot)) }
 
-    private func flagOffset(_ slot: Int) -> Int { 2 * slot * Self.wordStride }
+    private func flagOffset(_ slot: Int) -> Int { 3 * slot * Self.wordStride }
     private func noticeOffset(_ slot: Int) -> Int { flagOffset(slot) + Self.wordStride }
+
+    /// What the processor's threads see of the slots in a step; a plain value, as they all ask at the same time.
+    struct Visits {
+        fileprivate let words: UnsafeMutableRawPointer
+        fileprivate let slotCount: Int
+        fileprivate let first: Int
+
+        func slot(ofLayer layer: Int) -> Int { layer % slotCount }
+
+        /// Whether a layer's keys and values are in its slot, and may be used and added to.
+        func isOpen(layer: Int) -> Bool {
+            word(ofSlot: slot(ofLayer: layer)).pointee.load(ordering: .acquiring) == first + layer
+        }
+
+        fileprivate func open(layer: Int) {
+            word(ofSlot: slot(ofLayer: layer)).pointee.store(first + layer, ordering: .releasing)
+        }
+
+        private func word(ofSlot slot: Int) -> UnsafeMutablePointer<Atomic<Int>> {
+            (words + (3 * slot + 2) * DiskKVCache.wordStride).assumingMemoryBound(to: Atomic<Int>.self)
+        }
+    }
+
+    /// Of the step that has begun last.
+    var visits: Visits { monitor.withLock { presentVisits } }
+
+    /// Steps are counted from 1: no visit has the number 0.
+    private var presentVisits: Visits {
+        Visits(words: words.baseAddress, slotCount: layout.slotCount, first: step * layout.layerCount)
+    }
+
+    /// Where a sequence's first slot begins, for the host.
+    func hostPointer(of sequence: Int) -> UnsafeMutablePointer<UInt16> {
+        (memory.baseAddress + layout.slotsOffset(sequence: sequence)).assumingMemoryBound(to: UInt16.self)
+    }
 
     /// Starts the threads, which keep this alive until `stop`.
     func start() {
@@ -157,7 +192,7 @@ final class DiskKVCache: @unchecked Sendable {  // what the threads share is gua
 
     // MARK: Visits; all within `monitor.withLock`
 
-    /// Lets the GPU have a slot that is full, where its step has begun and nothing it needs is missing.
+    /// Lets the lanes have a slot that is full, where its step has begun and nothing it needs is missing.
     private func open(_ slot: Int) {
         if slots[slot].step != step { return }
         let missing = batch.filter { slots[slot].readCounts[$0.sequence] < $0.positions.lowerBound }
@@ -167,6 +202,7 @@ final class DiskKVCache: @unchecked Sendable {  // what the threads share is gua
         slots[slot].phase = .open
         slots[slot].added = batch
         flag(slot).pointee.store(1, ordering: .releasing)
+        presentVisits.open(layer: slots[slot].layer)
     }
 
     private func flag(_ slot: Int) -> UnsafeMutablePointer<Atomic<UInt32>> {

@@ -1,10 +1,12 @@
 import CUDA
 import Glibc
 import HostRuntime
+import Synchronization
 
 /// Reads the blocks of an offload file ahead of their use, again and again in the same order, into pinned buffers.
 ///
-/// Several threads read pieces of a block side by side, as disks serve several requests faster than one.
+/// Several threads read pieces of a block side by side, as disks serve several requests faster than one. Whoever takes
+/// the blocks copies them to the GPU, or uses them where they are.
 final class DiskReader: @unchecked Sendable {  // what the threads share is guarded by `monitor`
     struct Block: Sendable {
         var fileOffset: Int
@@ -22,6 +24,8 @@ final class DiskReader: @unchecked Sendable {  // what the threads share is guar
     private var asked = 0  // blocks whose pieces have all been handed out
     private var askedByteCount = 0  // of the block after them
     private var unreadByteCounts: [Int]
+    /// Blocks that are there, all before them too; written with `monitor` held.
+    private let readCount = Atomic<Int>(0)
     private var taken = 0
     private var returned = 0
     private var isStopping = false
@@ -88,6 +92,31 @@ final class DiskReader: @unchecked Sendable {  // what the threads share is guar
         }
     }
 
+    /// Where a block lies, of a number that counts over all rounds; nil until it is there. Any thread may ask, of blocks
+    /// that were not given back.
+    func address(ofBlock number: Int) -> UnsafeRawPointer? {
+        if readCount.load(ordering: .acquiring) <= number { return nil }
+        return UnsafeRawPointer(buffers[number % buffers.count].memory.baseAddress)
+    }
+
+    /// Takes the next block, which is there, and gives its buffer back: it has been used in place.
+    func giveBackNext() {
+        monitor.withLock {
+            taken += 1
+            returned += 1
+            monitor.broadcast()
+        }
+    }
+
+    /// The same, to be read into once `stream` has come this far.
+    func giveBackNext(on stream: Stream) throws(CUDAError) {
+        monitor.withLock { taken += 1 }
+        try giveBack(on: stream)
+    }
+
+    /// What went wrong first.
+    var error: ModelError? { monitor.withLock { failure } }
+
     private struct Piece {
         var fileOffset: Int
         var bytes: UnsafeMutableRawBufferPointer
@@ -110,12 +139,21 @@ final class DiskReader: @unchecked Sendable {  // what the threads share is guar
             monitor.withLock {
                 timeline?.add(.disk, "read", from: start, to: .now)
                 unreadByteCounts[piece.buffer] -= piece.bytes.count
-                if unreadByteCounts[piece.buffer] == 0 { monitor.broadcast() }
+                if unreadByteCounts[piece.buffer] == 0 { noteRead() }
             }
         }
     }
 
-    private func fail(_ error: ModelError) {
+    /// Counts the blocks that are there now; within `monitor.withLock`.
+    private func noteRead() {
+        var count = readCount.load(ordering: .relaxed)
+        while count < asked && unreadByteCounts[count % buffers.count] == 0 { count += 1 }
+        readCount.store(count, ordering: .releasing)
+        monitor.broadcast()
+    }
+
+    /// Ends reading; the first reason stays.
+    func fail(_ error: ModelError) {
         monitor.withLock {
             failure = failure ?? error
             monitor.broadcast()

@@ -13,6 +13,9 @@ protocol CPUPart: WorkerTask, AnyObject, Sendable {
     /// Makes the next step known, before anything of it reaches the GPU. The batch has one row for each sequence.
     func begin(_ batch: StepBatch, cache: GPUKVCache, step number: UInt32, timeline: Timeline?)
 
+    /// Ends the leader's part of a step whose link is aborted, wherever it is within it: others may wait for it.
+    func leave()
+
     var layerCount: Int { get }
     /// A worker's part of some layers of the step, and of what comes behind the last one.
     func run(worker: Int, layers: Range<Int>)
@@ -35,8 +38,10 @@ extension CPUPart {
 
 /// Decode steps of which the processor computes a part.
 extension GPULane {
-    /// The processor's part of decode steps, if it has any.
-    var cpuPart: (any CPUPart)? { cpuShare ?? cpuAttention }
+    static func cpuPart(_ share: CPUShare?, _ attention: CPUCacheAttention?) -> (any CPUPart)? {
+        guard let share, let attention else { return share ?? attention }
+        return CPUShareAndCache(share, attention)
+    }
 
     static func cpuShare(
         _ weights: GPUWeights, _ workers: CPUWorkers?, rowCapacity: Int, _ context: Context
@@ -48,13 +53,16 @@ extension GPULane {
     }
 
     static func cpuAttention(
-        _ weights: GPUWeights, _ workers: CPUWorkers?, rowCapacity: Int, _ context: Context
+        _ weights: GPUWeights, _ workers: CPUWorkers?, rowCapacity: Int, partner: LaneLink?,
+        _ context: Context
     ) throws -> CPUCacheAttention? {
         let heads = weights.placement.cacheHeads.cpu
-        guard let workers, !heads.isEmpty, !weights.placement.computesOnCPU else { return nil }
+        guard let workers, workers.computesCache, heads.overlaps(weights.placement.attention.gpuComputed)
+        else { return nil }
         return try CPUCacheAttention(
             weights.configuration, pieces: weights.layers.map { $0.attention.map(\.heads) }, heads: heads,
-            workers: workers, rowCapacity: min(rowCapacity, Pass.mostDecodeRows), context: context)
+            workers: workers, rowCapacity: min(rowCapacity, Pass.mostDecodeRows), partner: partner,
+            context: context)
     }
 
     /// Whether the processor's threads compute a part of decode steps.
@@ -88,6 +96,7 @@ extension GPULane {
     var isAtWork: Bool {
         do {
             try weights.streamer?.check()
+            try weights.cpuDisk?.check()
             return try block.failure.pointee.load(ordering: .relaxed) == 0 && !stream.isIdle
         } catch {
             return false
@@ -98,6 +107,7 @@ extension GPULane {
     func checkLink() throws {
         guard let link = cpuPart?.link, link.fault != nil else { return }
         try weights.streamer?.check()
+        try weights.cpuDisk?.check()
         _ = try stream.isIdle
         try link.check()
     }
@@ -135,7 +145,12 @@ extension GPULane {
                     timeout_nanoseconds: UInt64(link.limits.gpuSeconds * 1e9)), on: stream)
         }
         // Where the step is recorded it is this thread that launches it, too, and the others are waiting.
-        if timeline != nil { cpuAttention!.take(exchange, 0) }
+        if timeline == nil { return }
+        // The others do their share of the block first, and wait for this thread in it.
+        if exchange.isFirst, let block = cpuShare?.attention(layer: exchange.layer) {
+            cpuShare!.take(block, 0)
+        }
+        cpuAttention!.take(exchange, 0)
     }
 
     /// Hands a block's input, [rows, width], to the processor.
@@ -164,7 +179,9 @@ extension GPULane {
             )
         }
         // Where the step is recorded it is this thread that launches it, too, and the others are waiting.
-        if timeline != nil { cpuShare!.take(share, 0) }
+        if timeline == nil { return }
+        if share.kind == .attention && cpuAttention?.hasExchanges(layer: share.layer) == true { return }
+        cpuShare!.take(share, 0)
     }
 
     /// Bytes in front of the exchange's heads in a row of the piece.
@@ -194,6 +211,7 @@ private final class RecordedStep: WorkerTask, @unchecked Sendable {  // all but 
         } catch {
             self.error = error
             part.link.abort(.gpuFailed)
+            part.leave()
         }
     }
 }

@@ -26,12 +26,9 @@ extension GPULane {
         if pass.logitsCount > 0 {
             try span("logits") { () throws(CUDAError) in try logits(pass, layout) }
             try span("sampling") { () throws(CUDAError) in try sample(pass, layout) }
-        } else if weights.streamer != nil {
+        } else {
             // Every pass takes the blocks in the same order, so those of the logits are let go unused.
-            for piece in weights.logits {
-                try take(piece.source)
-                try release(piece.source)
-            }
+            for piece in weights.logits + weights.fetchedLogits { try skip(piece.source) }
         }
     }
 
@@ -83,6 +80,8 @@ extension GPULane {
         if let share { try publish(share, x: scratch.normalized, pass) }
         let hidden = configuration.hiddenSize
         let diskHeads = cache.heads.disk
+        // What both lanes have used is let go when the processor has answered.
+        let sharesSlot = share != nil && cpuShare!.heads.overlaps(diskHeads)
         let firstOnDisk = pieces.firstIndex { $0.heads.overlaps(diskHeads) }
         let lastOnDisk = pieces.lastIndex { $0.heads.overlaps(diskHeads) }
         for (number, piece) in pieces.enumerated() {
@@ -98,7 +97,7 @@ extension GPULane {
             if exchange == nil { try attend(piece, .cpu, layer: index, pass, cache, layout) }
             if number == firstOnDisk { try takeCache(layer: index, cache) }
             try attend(piece, .disk, layer: index, pass, cache, layout)
-            if number == lastOnDisk { try releaseCache(layer: index, cache) }
+            if number == lastOnDisk && !sharesSlot { try releaseCache(layer: index, cache) }
             if let exchange { try take(exchange, of: piece, pass) }
             try accumulate(
                 x: scratch.attended, inputs: width, piece.output, bias: number == 0 ? layer.outputBias : 0,
@@ -106,6 +105,7 @@ extension GPULane {
             try release(piece.source)
         }
         if let share { try join(share, onto: scratch.residual, stride: hidden, adds: true, pass) }
+        if sharesSlot { try releaseCache(layer: index, cache) }
         if !configuration.normalizesBefore { try normalize(layer.attentionNorm, pass, keeps: true) }
     }
 

@@ -19,6 +19,13 @@ extension GPULane {
         }
     }
 
+    /// Lets a piece go unused, where others have to wait until it has been used.
+    func skip(_ source: PieceSource) throws(CUDAError) {
+        if case .fetched(let index, _) = source { return weights.fetcher!.skip(index) }
+        try take(source)
+        try release(source)
+    }
+
     /// Lets the stream wait until a flag is 1; a breakdown shows the time by `name`.
     private func wait(
         _ name: String, flag: UInt64, limit: tandem_gpu_limit = .init()

@@ -33,6 +33,8 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
     let cpuAttention: CPUCacheAttention?
     /// The heads, neurons and rows that the processor computes in decode steps; nil where the GPU computes all.
     let cpuShare: CPUShare?
+    /// The processor's part of decode steps, if it has any: one of these, or both.
+    let cpuPart: (any CPUPart)?
 
     /// What is being recorded, if anything.
     private(set) var timeline: Timeline?
@@ -77,9 +79,9 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
     ///   - usesStepKernel: decode steps may take the kernels made for them, which bring weights with the copy engine;
     ///     off, to compare the two ways.
     ///   - library: multiplies many rows; nil for kernels of our own alone.
-    ///   - cpu: threads that compute beside the GPU in decode steps: what the placement gives the CPU, or, where it gives
-    ///     it nothing, attention over the cache in CPU memory. nil, where the placement gives the CPU nothing, for the
-    ///     GPU to read that cache over PCIe.
+    ///   - cpu: threads that compute beside the GPU in decode steps: what the placement gives the CPU, and, where they are to,
+    ///     attention over the cache in CPU memory, which else the GPU reads over PCIe. nil only where the placement gives
+    ///     the CPU nothing.
     public init(
         _ weights: GPUWeights, context: Context, rowCapacity: Int = mostRows,
         segmentCapacity: Int = mostSequences, cacheSlotCount: Int = defaultCacheSlotCount,
@@ -109,10 +111,12 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
             let needsRows = !weights.tokenTable.isMapped || !weights.positionTable.isMapped
             tableRows = try Self.pinned(needsRows ? 2 * rowCapacity * tableRowStride : 4096, context)
             hostLogits = try Self.pinned(segmentCapacity * configuration.vocabularySize * 4, context)
-            cpuAttention = try Self.cpuAttention(
-                weights, cpu, rowCapacity: min(rowCapacity, segmentCapacity), context)
             cpuShare = try Self.cpuShare(
                 weights, cpu, rowCapacity: min(rowCapacity, segmentCapacity), context)
+            cpuAttention = try Self.cpuAttention(
+                weights, cpu, rowCapacity: min(rowCapacity, segmentCapacity), partner: cpuShare?.link,
+                context)
+            cpuPart = Self.cpuPart(cpuShare, cpuAttention)
             try stream.fill(scratch.counters, byteCount: GPUScratch.counterCount * 4)
             if let library {
                 libraryProducts = try LibraryProducts(library, weights, context: context, stream: stream)
@@ -131,8 +135,7 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
         } catch {
             throw ModelError(loading: error)
         }
-        let part = cpuPart
-        part?.isGPUAtWork = { [unowned self] in isAtWork }
+        cpuPart?.isGPUAtWork = { [unowned self] in isAtWork }
     }
 
     /// Loads the weights where `placement` puts them, and starts streaming those that are elsewhere.
@@ -169,6 +172,8 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
                 configuration, rowCapacity: mostRows, logitsCapacity: mostSequences)
             + MatrixMultiplier.workspaceByteCount
         working.readBufferByteCount = DiskReader.bufferCount * working.stagingSlotByteCount
+        working.cpuReadBufferByteCount =
+            DiskReader.bufferCount * CPUDiskWeights.mostBlockByteCount(configuration)
         return working
     }
 
@@ -209,6 +214,7 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
         do {
             // What failed once may still be running.
             try checkFailure()
+            try weights.cpuDisk?.check()
             try cache.disk?.check()
             stepNumber &+= 1
             if let moving = weights.boundary { boundary = moving.settle(pass: passCount + 1) }
@@ -228,6 +234,7 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
                 try context.whileKernelsWait { try run(pass, cache, layout) }
             }
             try weights.streamer?.check()
+            try weights.cpuDisk?.check()
             try cache.disk?.check()
             timeline?.add(.host, pass.isDecode ? "decode step" : "prefill", from: start, to: .now)
             if readsBoundary(pass) { rebalance() }

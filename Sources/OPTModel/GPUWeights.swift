@@ -26,6 +26,8 @@ public final class GPUWeights: @unchecked Sendable {  // read-only once loaded
     let fetcher: WeightFetcher?
     /// Where the CPU's part of every MLP begins, if that moves.
     let boundary: MovingBoundary?
+    /// Where a part of that lies on disk.
+    let cpuDisk: CPUDiskWeights?
     /// The slots of the ring through which weights are streamed; 0 where none are.
     public var stagingSlotCount: Int { streamer?.ring.slotCount ?? 0 }
     let file: OffloadFile?
@@ -35,7 +37,8 @@ public final class GPUWeights: @unchecked Sendable {  // read-only once loaded
     public let byteCount: Int
 
     private let deviceBuffers: [DeviceMemory]
-    /// Each layer's part in CPU memory; empty where there is none.
+    /// Each layer's part in CPU memory, of vectors alone where the CPU computes with what lies on disk; empty where there is
+    /// none.
     let hostShards: [LayerShard]
     private let hostMemory: [PinnedMemory]
 
@@ -92,14 +95,19 @@ public final class GPUWeights: @unchecked Sendable {  // read-only once loaded
         streamer = builder.streamer
         fetcher = builder.fetcher
         boundary = builder.boundary
+        cpuDisk = builder.cpuDisk
         byteCount = builder.totalByteCount
         deviceBuffers = builder.deviceBuffers
         hostShards = builder.hostShards
         hostMemory = builder.hostMemory
         streamer?.start()
+        cpuDisk?.start()
     }
 
-    deinit { streamer?.stop() }
+    deinit {
+        streamer?.stop()
+        cpuDisk?.stop()
+    }
 }
 
 /// GPU memory that several hold on to.

@@ -10,9 +10,7 @@ extension GPUWeightsBuilder {
         tokenTable = try loadTable(
             tensors.tokenEmbedding, placement.tokenTable.weights,
             rowByteCount: placement.shape.bytesPerTokenRow,
-            pieces: {
-                self.cut($0, unit: 64, itemByteCount: self.placement.shape.bytesPerTokenRow, .disk).map(\.0)
-            })
+            pieces: { _ in self.tokenRowsOnDisk })
         positionTable = try loadTable(
             tensors.positionEmbedding, placement.positionTable.weights,
             rowByteCount: placement.shape.bytesPerPositionRow, pieces: { [$0] })
@@ -96,17 +94,26 @@ extension GPUWeightsBuilder {
         for (rows, _) in cut(streamed, unit: 64, itemByteCount: table.rowByteCount, .cpu) {
             appendLogits(rows, append(.host([run(rows)]), byteCount: run(rows).count))
         }
-        let computed = placement.tokenTable.cpuComputed
+        let computed = placement.tokenTable.cpuComputed(on: .cpu)
         for (rows, _) in cut(computed, unit: 64, itemByteCount: table.rowByteCount, .cpu) {
-            let index = fetcher!.add(.init(runs: [run(rows)], itemCount: rows.count))
-            fetchedLogits.append(
-                LogitsPiece(
-                    rows: rows, table: fetcher!.address(ofBlock: index), source: .fetched(index)))
+            appendFetchedLogits(rows, .host([run(rows)]))
         }
         for run in table.disk {
             let byteCount = run.rows.count * table.rowByteCount
+            if placement.tokenTable.cpuComputed.contains(run.rows.lowerBound) {
+                addDiskRows(run.rows, at: run.fileOffset, byteCount: byteCount)
+                appendFetchedLogits(run.rows, .disk)
+                continue
+            }
             appendLogits(run.rows, appendFromDisk(at: run.fileOffset, byteCount: byteCount))
         }
+    }
+
+    private func appendFetchedLogits(_ rows: Range<Int>, _ source: StreamedBlock.Source) {
+        let byteCount = rows.count * placement.shape.bytesPerTokenRow
+        let index = fetcher!.add(.init(source: source, byteCount: byteCount, itemCount: rows.count))
+        fetchedLogits.append(
+            LogitsPiece(rows: rows, table: fetcher!.address(ofBlock: index), source: .fetched(index)))
     }
 
     private func appendLogits(_ rows: Range<Int>, _ index: Int) {

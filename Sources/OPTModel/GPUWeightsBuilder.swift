@@ -26,6 +26,8 @@ final class GPUWeightsBuilder<Source: TensorSource> {
     let fetcher: WeightFetcher?
     let boundary: MovingBoundary?
     var fetchedLogits: [LogitsPiece] = []
+    var cpuDisk: CPUDiskWeights?
+    var cpuDiskContents = CPUDiskWeights.Contents()
     var deviceBuffers: [DeviceMemory] = []
     var hostShards: [LayerShard] = []
     var hostMemory: [PinnedMemory] = []
@@ -84,6 +86,10 @@ final class GPUWeightsBuilder<Source: TensorSource> {
         for layer in 0..<configuration.layerCount { try load(layer: layer) }
         appendLogits()
         try loader.finish()
+        if let file, !cpuDiskContents.blocks.isEmpty {
+            cpuDisk = try CPUDiskWeights(cpuDiskContents, file: file, context: context)
+            fetcher!.disk = cpuDisk
+        }
         guard let ring else { return }
         let reader = try file.flatMap { file in
             diskBlocks.isEmpty ? nil : try DiskReader(diskBlocks, file: file, context: context)
@@ -102,7 +108,11 @@ final class GPUWeightsBuilder<Source: TensorSource> {
         let mlp = placement.mlp
         var parts: [StagedLoader<Source>.Part] = []
 
-        let shard = try hostShard(layer: layer, heads: attention.weights.cpu, neurons: mlp.weights.cpu)
+        // Without weights there it has the vectors that the CPU needs all the same.
+        let shard =
+            attention.weights.cpu.isEmpty && mlp.weights.cpu.isEmpty && attention.cpuComputed.isEmpty
+                && mlp.cpuComputed.isEmpty
+            ? nil : try hostShard(layer: layer, heads: attention.weights.cpu, neurons: mlp.weights.cpu)
         if let shard {
             parts.append(
                 .init(slots: shard.slots, byteCount: shard.byteCount, destination: .memory(shard.base)))
@@ -117,11 +127,9 @@ final class GPUWeightsBuilder<Source: TensorSource> {
             + cut(attention.streamed(from: .cpu), unit: 1, itemByteCount: placement.shape.bytesPerHead, .cpu)
             + cut(
                 attention.streamed(from: .disk), unit: 1, itemByteCount: placement.shape.bytesPerHead, .disk)
-        let fetchedHeads = cut(
-            attention.cpuComputed, unit: 1, itemByteCount: placement.shape.bytesPerHead, .cpu
-        ).map(\.0)
+        let fetchedHeads = cutComputed(attention, unit: 1, itemByteCount: placement.shape.bytesPerHead)
         let biases = headPieces.map { heads, _ in layout.qkvBias(tensors, layer: layer, heads: heads) }
-        let fetchedBiases = fetchedHeads.map { layout.qkvBias(tensors, layer: layer, heads: $0) }
+        let fetchedBiases = fetchedHeads.map { layout.qkvBias(tensors, layer: layer, heads: $0.0) }
         let vectors = LayerVectorOffsets(&layout, tensors, layer: layer, neurons: 0..<mlp.count)
         let memory = try DeviceMemory(byteCount: layout.byteCount, context: context)
         deviceBuffers.append(memory)
@@ -154,12 +162,17 @@ final class GPUWeightsBuilder<Source: TensorSource> {
                     heads: heads, qkv: slot, output: slot + UInt64(3 * rows.count * rowByteCount),
                     qkvBias: address(bias), source: .streamed(index)))
         }
-        let fetchedAttention = zip(fetchedHeads, fetchedBiases).map { heads, bias in
+        let fetchedAttention = zip(fetchedHeads, fetchedBiases).map { piece, bias in
+            let (heads, tier) = piece
             let rows = tensors.rows(of: heads)
+            if tier == .disk { parts.append(addDiskHeads(heads, layer: layer)) }
             let index = fetcher!.add(
                 .init(
-                    runs: shard!.attentionRuns(rows, headSize: headSize, rowByteCount: rowByteCount),
-                    itemCount: heads.count))
+                    source: tier == .disk
+                        ? .disk
+                        : .host(
+                            shard!.attentionRuns(rows, headSize: headSize, rowByteCount: rowByteCount)),
+                    byteCount: 4 * rows.count * rowByteCount, itemCount: heads.count))
             let slot = fetcher!.address(ofBlock: index)
             return AttentionPiece(
                 heads: heads, qkv: slot, output: slot + UInt64(3 * rows.count * rowByteCount),
@@ -199,12 +212,17 @@ final class GPUWeightsBuilder<Source: TensorSource> {
                     neurons: neurons, fc1: slot, fc2: slot + UInt64(neurons.count * rowByteCount),
                     source: .streamed(index), isDivided: divided != nil))
         }
-        let fetchedMLP = cut(
-            divided ?? mlp.cpuComputed, unit: 64, itemByteCount: placement.shape.bytesPerNeuron, .cpu
-        ).map { neurons, _ in
+        let fetchedNeurons =
+            divided.map {
+                cut($0, unit: 64, itemByteCount: placement.shape.bytesPerNeuron, .cpu)
+            } ?? cutComputed(mlp, unit: 64, itemByteCount: placement.shape.bytesPerNeuron)
+        let fetchedMLP = fetchedNeurons.map { neurons, tier in
+            if tier == .disk { parts.append(addDiskNeurons(neurons, layer: layer)) }
             let index = fetcher!.add(
                 .init(
-                    runs: shard!.mlpRuns(neurons, rowByteCount: rowByteCount), itemCount: neurons.count))
+                    source: tier == .disk
+                        ? .disk : .host(shard!.mlpRuns(neurons, rowByteCount: rowByteCount)),
+                    byteCount: 2 * neurons.count * rowByteCount, itemCount: neurons.count))
             let slot = fetcher!.address(ofBlock: index)
             return MLPPiece(
                 neurons: neurons, fc1: slot, fc2: slot + UInt64(neurons.count * rowByteCount),
@@ -223,9 +241,8 @@ final class GPUWeightsBuilder<Source: TensorSource> {
         try loader.load(parts)
     }
 
-    /// The layer's part in CPU memory; nil where it has none.
-    private func hostShard(layer: Int, heads: Range<Int>, neurons: Range<Int>) throws -> HostShard? {
-        if heads.isEmpty && neurons.isEmpty { return nil }
+    /// The layer's part in CPU memory.
+    private func hostShard(layer: Int, heads: Range<Int>, neurons: Range<Int>) throws -> HostShard {
         let shard = try LayerShard(tensors, layer: layer, heads: heads, neurons: neurons)
         pool.firstTouch(base: shard.buffer.baseAddress, byteCount: shard.buffer.byteCount)
         hostShards.append(shard)

@@ -17,7 +17,7 @@ import SystemShims
 /// which all threads have read the last ones.
 ///
 /// No wait is without end. Whoever waits too long, or learns that the other side has failed, raises the abort flag,
-/// which both sides look at. A link that was aborted stays so.
+/// which both sides look at. A link that was aborted stays so. Links of the same step are aborted together.
 final class LaneLink: @unchecked Sendable {  // words are atomic and say whose the values are
     /// What a link is made for.
     struct Shape {
@@ -48,8 +48,15 @@ final class LaneLink: @unchecked Sendable {  // words are atomic and say whose t
     let shape: Shape
     let limits: TimeLimits
     private let buffer: PinnedBuffer
+    /// The link whose abort flag is this one's.
+    private let partner: LaneLink?
+    private let abortWord: UnsafeMutablePointer<Atomic<UInt32>>
+    let abortAddress: UInt64
 
-    init(_ shape: Shape, limits: TimeLimits = TimeLimits(), context: Context) throws {
+    /// - Parameter partner: another link of the same step, with which this one is aborted.
+    init(
+        _ shape: Shape, limits: TimeLimits = TimeLimits(), partner: LaneLink? = nil, context: Context
+    ) throws {
         assert(Fault.gpuWaitedTooLong.rawValue == UInt32(TANDEM_GPU_WAITED_TOO_LONG))
         self.shape = shape
         self.limits = limits
@@ -57,6 +64,9 @@ final class LaneLink: @unchecked Sendable {  // words are atomic and say whose t
         let memory = try HostBuffer(byteCount: answerOffset + shape.answerByteCount)
         // Pages come cleared: no word holds a step's number, as steps are counted from 1.
         buffer = try PinnedBuffer(memory, context: context)
+        self.partner = partner
+        abortWord = partner?.abortWord ?? buffer.baseAddress.assumingMemoryBound(to: Atomic<UInt32>.self)
+        abortAddress = partner?.abortAddress ?? buffer.deviceAddress
     }
 
     // MARK: Memory
@@ -85,7 +95,6 @@ final class LaneLink: @unchecked Sendable {  // words are atomic and say whose t
     /// The same, as the GPU sees them.
     var inputAddress: UInt64 { buffer.deviceAddress + UInt64(Self.inputOffset(shape)) }
     var answerAddress: UInt64 { buffer.deviceAddress + UInt64(Self.answerOffset(shape)) }
-    var abortAddress: UInt64 { buffer.deviceAddress }
     func inputWordAddress(_ exchange: Int) -> UInt64 {
         buffer.deviceAddress + UInt64(inputWordOffset(exchange))
     }
@@ -101,10 +110,15 @@ final class LaneLink: @unchecked Sendable {  // words are atomic and say whose t
     /// - Returns: false where the link is or becomes aborted: there are no values then, and will be none.
     func waitForInput(of exchange: Int, step: UInt32, isGPUAtWork: () -> Bool = { true }) -> Bool {
         let word = word(inputWordOffset(exchange))
+        return wait(isGPUAtWork: isGPUAtWork) { word.pointee.load(ordering: .acquiring) == step }
+    }
+
+    /// Polls until something is there that the host's part of an exchange needs, as `waitForInput` does.
+    func wait(isGPUAtWork: () -> Bool = { true }, until isThere: () -> Bool) -> Bool {
         var polls = 0
         var start: ContinuousClock.Instant?
         var lastCheck: ContinuousClock.Instant?
-        while word.pointee.load(ordering: .acquiring) != step {
+        while !isThere() {
             if fault != nil { return false }
             polls += 1
             if polls < Self.pollsBeforeYield {
@@ -120,7 +134,7 @@ final class LaneLink: @unchecked Sendable {  // words are atomic and say whose t
             lastCheck = now
             if now - begin > .seconds(limits.hostSeconds) {
                 abort(.hostWaitedTooLong)
-            } else if !isGPUAtWork() && word.pointee.load(ordering: .acquiring) != step {
+            } else if !isGPUAtWork() && !isThere() {
                 abort(.gpuFailed)
             }
         }
@@ -136,13 +150,13 @@ final class LaneLink: @unchecked Sendable {  // words are atomic and say whose t
 
     /// Lets both sides stop waiting. The first reason stays.
     func abort(_ fault: Fault) {
-        _ = word(0).pointee.compareExchange(
+        _ = abortWord.pointee.compareExchange(
             expected: 0, desired: fault.rawValue, ordering: .acquiringAndReleasing)
     }
 
     /// Why the link was aborted; nil while it works.
     var fault: Fault? {
-        let raised = word(0).pointee.load(ordering: .relaxed)
+        let raised = abortWord.pointee.load(ordering: .relaxed)
         return raised == 0 ? nil : Fault(rawValue: raised) ?? .gpuFailed
     }
 

@@ -5,7 +5,7 @@ extension CostModel {
     /// Weights do not depend on activations, so PCIe and disk work ahead over layers and tokens: all their bytes pass
     /// within the step, whatever block they belong to, but no more of a block is there when it begins than the ring holds.
     /// The lanes go block by block in lock step. The step takes what is longest: all blocks one behind the other, PCIe or
-    /// the disk. What the CPU computes with must lie in CPU memory.
+    /// the disk. What the CPU computes with it reads from CPU memory, where what lies on disk is read to.
     public func decodeStep(_ placement: Placement) -> StepCost {
         let traffic = StepTraffic(
             placement, positionCount: workload.meanPositionCount, cpuTurnCount: cpuTurnCount)
@@ -47,7 +47,7 @@ extension CostModel {
         let held = streamed == 0 ? 0 : streamed / rates.gpuRead / Double(max(1, staging.slotCount))
         cost.pcieSeconds = shared.pcie + held
         cost.diskSeconds =
-            traffic.streamedFromDisk / (Self.diskReadEfficiency * rates.disk)
+            (traffic.streamedFromDisk + traffic.computedFromDisk) / (Self.diskReadEfficiency * rates.disk)
             + traffic.diskCacheByteCount / (Self.diskCacheEfficiency * rates.disk)
         cost.seconds = max(blocksSeconds, cost.pcieSeconds, cost.diskSeconds)
         switch cost.seconds {

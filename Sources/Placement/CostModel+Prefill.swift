@@ -38,7 +38,8 @@ extension CostModel {
             + Double(cacheElsewhere) / (Self.prefillInPlaceCacheEfficiency * rates.uploadAlone)
         cost.pcieSeconds = (passes * (streamed + fetched / Self.fetchEfficiency) - held) / rates.uploadAlone
         cost.diskSeconds =
-            (passes * streamedFromDisk - diskShare * held) / (Self.diskReadEfficiency * rates.disk)
+            (passes * (streamedFromDisk + Double(placement.cpuComputedByteCount(on: .disk))) - diskShare
+                * held) / (Self.diskReadEfficiency * rates.disk)
         cost.seconds = max(cost.gpuSeconds, cost.pcieSeconds, cost.diskSeconds)
         cost.waitedFor =
             cost.diskSeconds == cost.seconds ? .disk : cost.pcieSeconds == cost.seconds ? .pcie : .gpu

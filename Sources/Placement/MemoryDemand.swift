@@ -13,6 +13,8 @@ public struct WorkingMemory: Sendable, Hashable {
     public var gpuScratchByteCount = 0
     /// The pinned buffers into which the disk is read.
     public var readBufferByteCount = 0
+    /// Those for what the CPU computes.
+    public var cpuReadBufferByteCount = 0
 
     public init() {}
 }
@@ -30,6 +32,7 @@ public struct MemoryDemand: Sendable, Hashable {
         case stagingRing
         case fetchedWeights
         case readBuffers
+        case cpuReadBuffers
         case scratch
 
         /// The purpose's name in reports and sentences.
@@ -45,6 +48,7 @@ public struct MemoryDemand: Sendable, Hashable {
             case .stagingRing: "staging ring"
             case .fetchedWeights: "the CPU's weights in prefill"
             case .readBuffers: "read buffers"
+            case .cpuReadBuffers: "the CPU's read buffers"
             case .scratch: "scratch"
             }
         }
@@ -61,8 +65,8 @@ public struct MemoryDemand: Sendable, Hashable {
 
     /// Adds up what `placement` needs.
     ///
-    /// The ring is counted where weights are streamed, the read buffers where weights lie on the disk, slots where a part
-    /// of the cache does. Biases and norms are on the GPU in any case; where the CPU computes a part of the layers, it
+    /// The ring is counted where weights are streamed, read buffers where they are from the disk, others where the CPU
+    /// computes with what lies there, slots where a part of the cache does. Biases and norms are on the GPU in any case; where the CPU computes a part of the layers, it
     /// has a copy of them. On disk a sequence's cache takes whole blocks, which may be some more than is counted here.
     public init(_ placement: Placement, _ working: WorkingMemory) {
         let shape = placement.shape
@@ -89,8 +93,11 @@ public struct MemoryDemand: Sendable, Hashable {
         add(.gpu, .scratch, working.gpuScratchByteCount)
         addPlaced(.cpu)
         if placement.computesOnCPU { add(.cpu, .biasesAndNorms, shape.vectorByteCount) }
-        if LayerKind.allCases.contains(where: { placement.weightByteCount($0, on: .disk) > 0 }) {
+        if placement.streamedByteCount(from: .disk) > 0 {
             add(.cpu, .readBuffers, working.readBufferByteCount)
+        }
+        if placement.cpuComputedByteCount(on: .disk) > 0 {
+            add(.cpu, .cpuReadBuffers, working.cpuReadBufferByteCount)
         }
         let onDisk = placement.cacheByteCount(on: .disk, positionCount: working.cachePositionCount)
         let slotCount = min(working.cacheSlotCount, shape.layerCount)

@@ -31,9 +31,21 @@ extension Placement {
         }
     }
 
+    /// The part of them that lies on `tier`.
+    public func cpuComputedByteCount(on tier: Tier) -> Int {
+        [LayerKind.outputEmbedding, .attention, .mlp].reduce(0) {
+            $0 + byteCount($1, self[$1].cpuComputed(on: tier))
+        }
+    }
+
     /// The cache of the heads that the CPU computes, of so many bytes of all heads' keys and values.
     public func cpuComputedCacheByteCount(of byteCount: Int) -> Int {
         byteCount * attention.cpuComputed.count / max(1, cacheHeads.count)
+    }
+
+    /// The part on `tier` of the cache of the heads that the GPU computes, of so many bytes of all heads' keys and values.
+    public func gpuComputedCacheByteCount(on tier: Tier, of byteCount: Int) -> Int {
+        byteCount * cacheHeads[tier].clamped(to: attention.gpuComputed).count / max(1, cacheHeads.count)
     }
 
     /// The cache that lies on `tier`, for sequences with so many positions together.

@@ -100,6 +100,9 @@ public struct LayerPlacement: Sendable, Hashable {
     /// The part of `streamed` that comes from `tier`.
     public func streamed(from tier: Tier) -> Range<Int> { streamed.clamped(to: weights[tier]) }
 
+    /// The part of `cpuComputed` that lies on `tier`.
+    public func cpuComputed(on tier: Tier) -> Range<Int> { cpuComputed.clamped(to: weights[tier]) }
+
     /// The GPU's share of the computation that was got, in percent; that asked where there is nothing to compute.
     public var gotComputationPercent: Double {
         count == 0 ? askedComputationPercent : 100 * Double(gpuComputed.count) / Double(count)

@@ -21,6 +21,8 @@ struct StepTraffic {
     let logits: Block
     let streamedFromCPU: Double
     let streamedFromDisk: Double
+    /// What the CPU computes with and does not have.
+    let computedFromDisk: Double
     let diskCacheByteCount: Double
 
     /// `positionCount`: over which the step attends, all sequences together. `cpuTurnCount`: how often the CPU reads its
@@ -55,6 +57,7 @@ struct StepTraffic {
             placement.tokenTable, count: 1, bytesPerUnit: shape.bytesPerTokenRow, cache: (0, 0, 0))
         streamedFromCPU = Double(placement.streamedByteCount(from: .cpu))
         streamedFromDisk = Double(placement.streamedByteCount(from: .disk))
+        computedFromDisk = Double(placement.cpuComputedByteCount(on: .disk))
         diskCacheByteCount = Double(placement.cacheByteCount(on: .disk, positionCount: positionCount))
     }
 

@@ -12,6 +12,7 @@ struct Bench: AsyncParsableCommand {
               tandem bench --model facebook/opt-1.3b
               tandem bench --model facebook/opt-125m --gpu-batch-size 8 --prompt-len 128 --gen-len 64 --json
               tandem bench --model facebook/opt-6.7b --per-layer-percent 100 0 100 0 70 30 70 30
+              tandem bench --model facebook/opt-6.7b --gpu-memory 4GiB --sweep computation --svg sweep.svg
             """)
 
     @Option(help: ArgumentHelp("A published OPT name, or a folder.", valueName: "model"))
@@ -24,12 +25,47 @@ struct Bench: AsyncParsableCommand {
     @Flag(help: "Print the report as JSON.")
     var json = false
 
+    @Option(
+        help: ArgumentHelp(
+            "computation: run at shares of the GPU's computation from 0 to 100 %, and with the planner's choice, and draw "
+                + "the latency.", valueName: "what"))
+    var sweep: SweptQuantity?
+
+    @Option(help: ArgumentHelp("Shares that a sweep measures.", valueName: "count"))
+    var sweepPoints = 21
+
+    @Option(help: ArgumentHelp("Write the drawing of a sweep as SVG.", valueName: "file"))
+    var svg: String?
+
+    func validate() throws {
+        if sweep == nil && svg != nil {
+            throw ValidationError("--svg draws a sweep; give --sweep computation")
+        }
+        if sweepPoints < 2 { throw ValidationError("--sweep-points is \(sweepPoints); give 2 or more") }
+    }
+
     func run() async throws {
+        if sweep != nil { return try await runSweep() }
         var options = try placement.engineOptions(modelArguments.engineOptions)
         options.expectedWorkload = workload.workload
         let engine = try await modelArguments.load(
             model, defaultPath: ModelReference.randomWeightsPath, options: options, isQuiet: json)
         let report = try await workload.run(on: engine)
         writeToStandardOutput(json ? try report.json() : report.text)
+    }
+
+    private func runSweep() async throws {
+        let report = try await Sweep(
+            model: model, modelArguments: modelArguments, placement: placement, workload: workload,
+            pointCount: sweepPoints, isQuiet: json
+        ).run()
+        writeToStandardOutput(json ? try report.json() : report.text)
+        guard let svg else { return }
+        do {
+            try report.chart.svg.write(toFile: svg, atomically: true, encoding: .utf8)
+        } catch {
+            throw ValidationError(
+                "the drawing \(svg) cannot be written: \(error); give --svg a file that can")
+        }
     }
 }

@@ -4,7 +4,7 @@ import Placement
 ///
 /// Weights that are not on the GPU pass through PCIe into its memory, where they are read again. The cache is read where
 /// it lies or, where that is the disk, where it was read to: by the GPU, through PCIe, or what lies in CPU memory by the
-/// processor. What the processor computes it reads from CPU memory. The rows that both exchange are left out:
+/// processor. What the processor computes it reads from CPU memory, where the disk's part was read to. The rows that both exchange are left out:
 /// thousandths.
 struct DecodeTraffic: Equatable {
     var gpuMemory: Int
@@ -25,12 +25,14 @@ struct DecodeTraffic: Equatable {
         let fromDisk = placement.streamedByteCount(from: .disk)
         let streamed = placement.streamedByteCount(from: .cpu) + fromDisk + moved
         let ownCache = placement.cpuComputedCacheByteCount(of: cache)
-        let hostCache = placement.cacheByteCount(on: .cpu, of: cache) - ownCache
-        let diskCache = placement.cacheByteCount(on: .disk, of: cache)
+        let hostCache = placement.gpuComputedCacheByteCount(on: .cpu, of: cache)
+        let diskCache = placement.gpuComputedCacheByteCount(on: .disk, of: cache)
         let computed = placement.cpuComputedByteCount - moved
         gpuMemory = weights - computed + cache - ownCache - hostCache - diskCache
         pcie = streamed + diskCache + (computesCacheOnCPU ? 0 : hostCache)
         cpuMemory = computed + ownCache + (computesCacheOnCPU ? hostCache : 0)
-        disk = fromDisk + diskCache
+        disk =
+            fromDisk + placement.cpuComputedByteCount(on: .disk)
+            + placement.cacheByteCount(on: .disk, of: cache)
     }
 }

@@ -31,12 +31,15 @@ struct ModelArguments: ParsableArguments {
         return options
     }
 
+    func reference(_ model: String, defaultPath: String? = nil) throws -> ModelReference {
+        try ModelReference(model: model, path: path ?? defaultPath, downloadFolders: Self.downloadFolders)
+    }
+
     /// Loads the model, with a progress bar where standard error is a terminal.
     func load(
         _ model: String, defaultPath: String? = nil, options: Engine.Options, isQuiet: Bool
     ) async throws -> Engine {
-        let reference = try ModelReference(
-            model: model, path: path ?? defaultPath, downloadFolders: Self.downloadFolders)
+        let reference = try reference(model, defaultPath: defaultPath)
         var options = options
         options.testFault = try Self.testFault
         let bar = ProgressBar(label: "loading \(model)", isVisible: !isQuiet && ProgressBar.isTerminal)

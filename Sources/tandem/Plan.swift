@@ -61,10 +61,13 @@ struct Plan: AsyncParsableCommand {
         let reference = try ModelReference(
             model: model, path: ModelReference.randomWeightsPath,
             downloadFolders: ModelArguments.downloadFolders)
-        let (plan, profile, configuration) = try await request.plan(for: reference)
+        let configuration = try reference.configuration
+        let planner = try await request.planner(for: configuration)
         writeToStandardOutput(
-            PlanReport(plan: plan, profile: profile, model: configuration.name, workload: request.workload)
-                .text)
+            PlanReport(
+                plan: try planner.plan(), profile: planner.hardware, model: configuration.name,
+                workload: request.workload
+            ).text)
     }
 }
 

@@ -64,14 +64,8 @@ struct WorkloadArguments: ParsableArguments {
     /// Runs the prompts, between measurements of what the machine sustains.
     func run(on engine: Engine) async throws -> BenchReport {
         InterruptWatcher.install()
-        var options = GenerationOptions()
-        options.maximumTokens = cutGenLen ?? genLen
-        options.stopsAtEndOfSequence = false
-        options.temperature = 0
-        let prompts = randomPrompts(vocabularySize: engine.configuration.vocabularySize)
         let profiler = HardwareProfiler(engine)
-        let session = try await engine.makeSession(
-            capacities: Array(repeating: promptLen + genLen, count: batchSize))
+        let session = try await makeSession(on: engine)
         // What has been done so far, but for measuring, stands between the program's start and its first token.
         let secondsBefore = ProcessAge.seconds
         let remembered = try rememberedLimits ? rememberedProfile() : nil
@@ -83,15 +77,7 @@ struct WorkloadArguments: ParsableArguments {
             throw ValidationError(
                 "--debug-mode and --trace record what a GPU does, and the CPU computes here")
         }
-        let generation = try session.generate(tokens: prompts, options: options)
-        InterruptWatcher.onInterrupt { generation.cancel() }
-        do {
-            for try await _ in generation {}
-        } catch {
-            Tandem.leave(with: error)
-        }
-        guard let report = generation.report, !InterruptWatcher.wasInterrupted else { InterruptWatcher.end() }
-        InterruptWatcher.stopWaiting()
+        let report = try await generate(in: session)
         let spans = timeline?.spans() ?? []
         if let trace { try TraceFile(spans: spans, counts: timeline?.counts() ?? []).write(to: trace) }
         for _ in 0..<sampleCount { samples.append(try await MachineLimits(measuredBy: profiler)) }
@@ -102,6 +88,33 @@ struct WorkloadArguments: ParsableArguments {
         result.limitsDate = remembered?.date
         if debugMode == .breakdown { result.breakdown = Breakdown(spans).lines }
         return result
+    }
+
+    /// Runs the prompts, and nothing else.
+    func generate(on engine: Engine) async throws -> GenerationReport {
+        try await generate(in: try await makeSession(on: engine))
+    }
+
+    private func makeSession(on engine: Engine) async throws -> Session {
+        try await engine.makeSession(capacities: Array(repeating: promptLen + genLen, count: batchSize))
+    }
+
+    private func generate(in session: Session) async throws -> GenerationReport {
+        var options = GenerationOptions()
+        options.maximumTokens = cutGenLen ?? genLen
+        options.stopsAtEndOfSequence = false
+        options.temperature = 0
+        let prompts = randomPrompts(vocabularySize: session.engine.configuration.vocabularySize)
+        let generation = try session.generate(tokens: prompts, options: options)
+        InterruptWatcher.onInterrupt { generation.cancel() }
+        do {
+            for try await _ in generation {}
+        } catch {
+            Tandem.leave(with: error)
+        }
+        guard let report = generation.report, !InterruptWatcher.wasInterrupted else { InterruptWatcher.end() }
+        InterruptWatcher.stopWaiting()
+        return report
     }
 
     private func rememberedProfile() throws -> HardwareProfile {

@@ -218,12 +218,16 @@ extension EmulatedGPUTests {
             }
         }
 
-        /// Steps of the processor's part alone, with a thread in the GPU's place.
-        @Test func `the processor's part of a step allocates nothing`() throws {
+        /// Steps of the processor's part alone, with a thread in the GPU's place; weights in CPU memory, and on disk.
+        @Test(arguments: [100.0, 0])
+        func `the processor's part of a step allocates nothing`(inMemory: Double) throws {
             let golden = try #require(GoldenCase.all.first { $0.name == "pre-norm" })
             try concurrently {
-                let split = CPUShareCases.Split(weights: 0, computation: 50, cache: 50)
-                let model = try model(golden, try split.request)
+                let request = try PlacementRequest(
+                    perLayerWeightPercent: (0..<4).flatMap { _ in [0, inMemory] },
+                    perLayerComputationPercent: [50, 50, 50, 50], cachePercent: [50, 50])
+                let model = try model(golden, request)
+                #expect((model.gpuWeights?.cpuDisk == nil) == (inMemory == 100))
                 let lane = try #require(model.gpuLane)
                 let share = try #require(lane.cpuShare)
                 share.isGPUAtWork = { true }

@@ -161,6 +161,18 @@ import Testing
         #expect(try RebalancingCases.check(model, golden).count > 1)
     }
 
+    @Test(arguments: GoldenCase.all.filter { $0.checkpoint.hasPrefix("safetensors") }, CPUDiskCases.all)
+    func `greedy tokens are those of transformers, whatever lies on disk`(
+        golden: GoldenCase, split: CPUDiskCases.Case
+    ) throws {
+        let model = try LoadedModel(golden.folder, onGPU: try split.request, cpu: split.cpu)
+        for prompts in [golden.prompts, [golden.prompts[1]], golden.prompts] {
+            let result = try model.decodeGreedily(
+                prompts.map(\.ids), steps: prompts[0].tokens.count, choosesOnLane: true)
+            for (tokens, prompt) in zip(result.tokens, prompts) { #expect(tokens == prompt.tokens) }
+        }
+    }
+
     @Test(arguments: [false, true])
     func `an abort of the link in the middle of a generation is an error, not a hang`(isRecorded: Bool) throws
     {

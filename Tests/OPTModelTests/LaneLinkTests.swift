@@ -15,6 +15,7 @@ extension EmulatedGPUTests {
 
         /// A link with the memory of a GPU's side: a step's number, values, and where answers go.
         private final class Bench {
+            let context: Context
             let link: LaneLink
             let kernels: GPUKernels
             let stream: CUDA.Stream
@@ -29,7 +30,7 @@ extension EmulatedGPUTests {
 
             init(exchangeCount: Int, _ limits: LaneLink.TimeLimits = LaneLink.TimeLimits()) throws {
                 EmulatedGPU.isConcurrent = true
-                let context = try EmulatedGPU.context()
+                context = try EmulatedGPU.context()
                 kernels = try GPUKernels(context)
                 stream = try Stream(context: context)
                 memory = try DeviceBuffer(
@@ -212,6 +213,19 @@ extension EmulatedGPUTests {
             #expect(start.duration(to: .now) < .seconds(10))
             #expect(elements(bench.answer(0)).allSatisfy { $0 == 77 })
             #expect(throws: ModelError.self) { try link.check() }
+        }
+
+        @Test func `links of the same step are aborted together, and exchange apart`() throws {
+            let bench = try Bench(exchangeCount: 1, LaneLink.TimeLimits(gpuSeconds: 30, hostSeconds: 30))
+            let other = try LaneLink(
+                LaneLink.Shape(exchangeCount: 2, inputByteCount: 8, answerByteCount: 8), partner: bench.link,
+                context: bench.context)
+            #expect(other.abortAddress == bench.link.abortAddress)
+            #expect(other.inputAddress != bench.link.inputAddress)
+            #expect(other.inputWordAddress(0) != bench.link.inputWordAddress(0))
+            other.abort(.hostWaitedTooLong)
+            #expect(bench.link.fault == .hostWaitedTooLong && other.fault == .hostWaitedTooLong)
+            #expect(!bench.link.waitForInput(of: 0, step: 1))
         }
 
         @Test func `a GPU that is no longer at work ends the host's wait, unless its values came`() throws {

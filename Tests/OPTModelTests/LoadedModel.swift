@@ -43,6 +43,8 @@ struct LoadedModel {
     /// The processor's part of decode steps on the GPU.
     struct CPUPart {
         var workerCount = 2
+        /// Attention over the cache in CPU memory of the GPU's heads; nil for where the placement gives the CPU nothing else.
+        var computesCache: Bool?
         var linkLimits = LaneLink.TimeLimits()
     }
 
@@ -50,7 +52,7 @@ struct LoadedModel {
     ///
     /// - Parameters:
     ///   - context: nil for the machine's first GPU.
-    ///   - cpu: threads that compute attention over the cache in CPU memory; nil for the GPU to do so.
+    ///   - cpu: threads that compute beside the GPU; nil for the GPU alone.
     init(
         _ folder: FilePath, onGPU request: PlacementRequest, stagingSlotCount: Int = 4,
         cacheSlotCount: Int = GPULane.defaultCacheSlotCount, rowCapacity: Int = GPULane.mostRows,
@@ -84,7 +86,9 @@ struct LoadedModel {
             options: options
         ) { _, _ in }
         gpuWeights = weights
-        var workers = CPUWorkers(pool, kernels: fastestKernels!)
+        var workers = CPUWorkers(
+            pool, kernels: fastestKernels!,
+            computesCache: cpu?.computesCache ?? !weights.placement.computesOnCPU)
         if let cpu { workers.linkLimits = cpu.linkLimits }
         decoder = Decoder(
             try GPULane(

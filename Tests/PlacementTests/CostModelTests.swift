@@ -62,6 +62,20 @@ struct CostModelTests {
         #expect(step.waitedFor == .disk)
     }
 
+    @Test func `the disk takes as long for what the CPU computes as for what is streamed`() throws {
+        let streamed = try PlacementRequest(perLayerPercent: [100, 0, 100, 0, 50, 0, 50, 0])
+        let computed = try PlacementRequest(
+            perLayerWeightPercent: [100, 0, 100, 0, 50, 0, 50, 0],
+            perLayerComputationPercent: [100, 100, 50, 50], cachePercent: [50, 50])
+        let byGPU = latency(.opt6_7B, streamed)
+        let byCPU = latency(.opt6_7B, computed)
+        #expect(byCPU.decodeStep.waitedFor == .disk)
+        #expect(byCPU.decodeStep.diskSeconds == byGPU.decodeStep.diskSeconds)
+        #expect(byCPU.decodeStep.pcieSeconds == 0 && byCPU.decodeStep.cpuSeconds > 0)
+        // Of what is streamed the ring holds some before prefill begins.
+        #expect(byCPU.prefill.diskSeconds >= byGPU.prefill.diskSeconds)
+    }
+
     @Test func `steps with a cache elsewhere take what was measured`() throws {
         let cases: [([Double], ClosedRange<Double>)] = [
             ([0, 100], 9.02e-3...9.02e-3), ([50, 50], 6.40e-3...6.40e-3), ([0, 0], 0.143...0.170),

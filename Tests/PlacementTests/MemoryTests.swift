@@ -12,6 +12,7 @@ struct MemoryTests {
         working.stagingSlotCount = 4
         working.gpuScratchByteCount = 100 << 20
         working.readBufferByteCount = 48 << 20
+        working.cpuReadBufferByteCount = 49 << 20
         return working
     }
 
@@ -87,6 +88,17 @@ struct MemoryTests {
         var galactica = shape
         galactica.hasBiases = false
         #expect(galactica.vectorByteCount == 24 * 4 * 1024 * 4)
+    }
+
+    @Test func `each side that takes weights from the disk has read buffers of its own`() throws {
+        for (computation, gpu, cpu) in [(100.0, 48, 0), (80, 48, 49), (60, 0, 49), (50, 0, 49)] {
+            let request = try PlacementRequest(
+                perLayerWeightPercent: [100, 0, 0, 60, 0, 60, 0, 60],
+                perLayerComputationPercent: [100, computation, computation, computation])
+            let demand = MemoryDemand(Placement(.opt6_7B, request), working)
+            #expect(demand.byteCount(on: .cpu, for: .readBuffers) == gpu << 20, "\(computation)")
+            #expect(demand.byteCount(on: .cpu, for: .cpuReadBuffers) == cpu << 20, "\(computation)")
+        }
     }
 
     @Test func `what fits passes, to the byte, and one byte less is an error`() throws {

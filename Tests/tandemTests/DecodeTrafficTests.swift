@@ -64,4 +64,24 @@ struct DecodeTrafficTests {
         #expect(traffic.pcie == 12 * 7_077_888 / 2)
         #expect(traffic.gpuMemory == 200_000_000 + 12_000 - traffic.cpuMemory)
     }
+
+    @Test func `what the CPU computes from the disk passes through CPU memory, not through PCIe`() throws {
+        let placement = Placement(
+            Self.shape,
+            try PlacementRequest(
+                perLayerWeightPercent: [100, 0, 100, 0, 0, 25, 0, 25],
+                perLayerComputationPercent: [100, 100, 50, 50], cachePercent: [25, 50]))
+        func traffic(_ computesCacheOnCPU: Bool) -> DecodeTraffic {
+            DecodeTraffic(
+                placement, weights: 200_000_000, cache: 12_000, computesCacheOnCPU: computesCacheOnCPU)
+        }
+        // A quarter of 7.1 million weights a layer in CPU memory and a quarter on disk go to the GPU; half are on disk for
+        // the CPU. Of the cache's last half, which is the CPU's, one half is on disk.
+        let quarter = 12 * 7_077_888 / 2
+        #expect(traffic(false).disk == 3 * quarter + 3_000)
+        #expect(traffic(false).pcie == 2 * quarter + 3_000)
+        #expect(traffic(false).cpuMemory == 2 * quarter + 6_000)
+        #expect(traffic(true).pcie == 2 * quarter)
+        #expect(traffic(true).cpuMemory == 2 * quarter + 9_000)
+    }
 }
