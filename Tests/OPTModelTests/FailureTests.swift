@@ -8,8 +8,9 @@ import Testing
 
 /// Where what fails is computed.
 enum FailureCases {
-    /// Every block computed by both, all weights streamed; the cache's attention alone computed by the CPU.
-    enum Part: CaseIterable { case everyBlock, cacheAttention }
+    /// Every block computed by both, all weights streamed; the cache's attention alone computed by the CPU; both, with
+    /// weights and cache on every tier.
+    enum Part: CaseIterable { case everyBlock, cacheAttention, fromDisk }
     /// A failed side is noticed, and everything has ended, within so long.
     static let limit = Duration.seconds(2)
 
@@ -22,6 +23,9 @@ enum FailureCases {
         case .cacheAttention:
             try PlacementRequest(
                 perLayerPercent: [50, 50, 50, 50, 50, 50, 50, 50], cachePercent: [0, 100])
+        case .fromDisk:
+            try CPUDiskCases.Case(weights: [20, 30], cache: [0, 30], computation: 60, computesCache: true)
+                .request
         }
     }
 
@@ -54,7 +58,9 @@ extension EmulatedGPUTests {
             // More threads than processors: none is left out because others use its processor.
             let model = try LoadedModel(
                 golden.folder, onGPU: try FailureCases.request(part), context: try EmulatedGPU.context(),
-                cpu: LoadedModel.CPUPart(workerCount: WorkerPool.availableProcessorCount + 1))
+                cpu: LoadedModel.CPUPart(
+                    workerCount: WorkerPool.availableProcessorCount + 1,
+                    computesCache: part == .fromDisk ? true : nil))
             try #require(model.gpuLane).testFault = fault
             return model
         }
@@ -68,7 +74,9 @@ extension EmulatedGPUTests {
         private let prompt: [Int32] = [2, 5, 7]
 
         @Test(
-            arguments: [(.everyBlock, false), (.everyBlock, true), (.cacheAttention, false)]
+            arguments: [
+                (.everyBlock, false), (.everyBlock, true), (.cacheAttention, false), (.fromDisk, false),
+            ]
                 as [(FailureCases.Part, Bool)])
         func `a thread of the CPU's part that stops for good ends the step within two seconds`(
             part: FailureCases.Part, isRecorded: Bool
