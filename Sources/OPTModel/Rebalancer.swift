@@ -4,10 +4,13 @@
 /// PCIe copies and the CPU computes at the same time, and a step takes as long as the longer of them. What a neuron costs on
 /// either side is known from its bytes and the rates of the last step; moving so many that both take equally long would be
 /// right if the rates stayed. They do not: the CPU's alone varies by some percent from step to step. So the boundary goes a
-/// part of the way.
+/// part of the way where the sides are nearly even, and most of it where they are not.
 struct Rebalancer {
     /// Of the way to where both sides would take equally long.
-    static let gain = 0.6
+    static let smallGain = 0.5
+    static let largeGain = 0.9
+    /// The difference, as a part of the step, that is more than what steps vary by.
+    static let largeDifference = 0.15
     /// What a block takes of the CPU's time beside its part of the block: the way of the values there and back, and the
     /// norm between two blocks.
     static let secondsPerBlock = 12e-6
@@ -37,6 +40,7 @@ struct Rebalancer {
         let copies = Double(step.streamedByteCount) / step.uploadBytesPerSecond
         let secondsPerByte = step.cpuSeconds / Double(step.cpuByteCount) + 1 / step.uploadBytesPerSecond
         let neurons = (cpu - copies) / (secondsPerByte * Double(bytesPerNeuron))
-        return boundary + Int((Self.gain * neurons).rounded())
+        let isLarge = abs(cpu - copies) > Self.largeDifference * max(cpu, copies)
+        return boundary + Int(((isLarge ? Self.largeGain : Self.smallGain) * neurons).rounded())
     }
 }
