@@ -15,8 +15,11 @@ public final class WorkShares: @unchecked Sendable {  // a worker writes its own
     private var moveCount = -1
 
     private static let secondsStride = 16
-    /// Of the way to what the last run shows.
-    private static let gain = 0.5
+    /// Of the way to what the last run shows, where workers came at nearly the same time, and where they did not.
+    private static let smallGain = 0.4
+    private static let largeGain = 0.9
+    /// The longest time by the shortest that is more than what runs vary by.
+    private static let largeRatio = 1.3
     /// No worker gets less or more than so many equal shares.
     private static let limits = 0.4...1.6
     /// A run that is shorter shows nothing.
@@ -47,16 +50,19 @@ public final class WorkShares: @unchecked Sendable {  // a worker writes its own
         }
         // A worker's rate is its part by its seconds.
         var sum = 0.0
+        var (least, most) = (Double.infinity, 0.0)
         for worker in 0..<count {
             let taken = seconds[worker * Self.secondsStride]
             if taken < Self.leastSeconds { return }
             sum += width(worker) / taken
+            (least, most) = (min(least, taken), max(most, taken))
         }
+        let gain = most > Self.largeRatio * least ? Self.largeGain : Self.smallGain
         let equal = 1 / Double(count)
         var end = 0.0
         for worker in 0..<count {
             let shown = width(worker) / seconds[worker * Self.secondsStride] / sum
-            let wanted = width(worker) + Self.gain * (shown - width(worker))
+            let wanted = width(worker) + gain * (shown - width(worker))
             let part = min(max(wanted, Self.limits.lowerBound * equal), Self.limits.upperBound * equal)
             // The old begin of the next worker is still needed for its width.
             seconds[worker * Self.secondsStride] = part

@@ -10,13 +10,15 @@ extension CPULane {
         let attention = shard.attention
 
         let columns = part(of: 3 * width, worker)
-        var qkv = tandem_linear(
-            x: blockInput(attention.norm, rowCount, worker), x_stride: hidden,
-            weights: attention.qkv + columns.lowerBound * hidden,
-            bias: attention.qkvBias.map { $0 + columns.lowerBound },
-            y: scratch.qkv + columns.lowerBound, y_stride: 3 * width,
-            rows: rowCount, inputs: hidden, outputs: columns.count, activation: TANDEM_IDENTITY)
-        kernels.linear(&qkv)
+        shares.note(worker) {
+            var qkv = tandem_linear(
+                x: blockInput(attention.norm, rowCount, worker), x_stride: hidden,
+                weights: attention.qkv + columns.lowerBound * hidden,
+                bias: attention.qkvBias.map { $0 + columns.lowerBound },
+                y: scratch.qkv + columns.lowerBound, y_stride: 3 * width,
+                rows: rowCount, inputs: hidden, outputs: columns.count, activation: TANDEM_IDENTITY)
+            kernels.linear(&qkv)
+        }
         scaleQueries(in: columns, width: width, rowCount: rowCount)
         pool.barrier.wait()
 
@@ -29,13 +31,17 @@ extension CPULane {
             weights: attention.output + inputs.lowerBound * hidden,
             y: scratch.partial(worker: worker), y_stride: hidden,
             rows: rowCount, inputs: inputs.count, outputs: hidden)
-        kernels.linear_transposed(&output)
+        shares.note(worker) { kernels.linear_transposed(&output) }
         joinPartials(attention.outputBias, attention.norm, step, worker)
     }
 
     /// fc1 and fc2 of a thread's neurons without a meeting between them.
     func decodeMLP(_ mlp: MLPWeights, neuronCount: Int, _ step: Step, _ worker: Int) {
-        let rowCount = step.batch.rowCount
+        shares.note(worker) { computeNeurons(mlp, neuronCount, step.batch.rowCount, worker) }
+        joinPartials(mlp.fc2Bias, mlp.norm, step, worker)
+    }
+
+    private func computeNeurons(_ mlp: MLPWeights, _ neuronCount: Int, _ rowCount: Int, _ worker: Int) {
         let hidden = configuration.hiddenSize
         let neurons = part(of: neuronCount, worker)
         var fc1 = tandem_linear(
@@ -51,7 +57,6 @@ extension CPULane {
             y: scratch.partial(worker: worker), y_stride: hidden,
             rows: rowCount, inputs: neurons.count, outputs: hidden)
         kernels.linear_transposed(&fc2)
-        joinPartials(mlp.fc2Bias, mlp.norm, step, worker)
     }
 
     /// The block's input, normalized where the norm stands before the block. Every worker normalizes for itself:

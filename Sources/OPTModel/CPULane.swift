@@ -12,6 +12,7 @@ public final class CPULane: Lane, WorkerTask, @unchecked Sendable {
     let configuration: OPTConfiguration
     let kernels: tandem_cpu_kernels
     let pool: WorkerPool
+    let shares: WorkShares
     let scratch: CPUScratch
     /// The most rows of a step.
     public let rowCapacity: Int
@@ -48,6 +49,7 @@ public final class CPULane: Lane, WorkerTask, @unchecked Sendable {
         self.kernels = kernels.pointee
         self.pool = pool
         self.rowCapacity = rowCapacity
+        shares = WorkShares(mostWorkers: pool.workerCount)
         scratch = try CPUScratch(
             weights.configuration, rowCapacity: rowCapacity, workerCount: pool.workerCount,
             kernels: kernels.pointee)
@@ -75,6 +77,7 @@ public final class CPULane: Lane, WorkerTask, @unchecked Sendable {
         let logits: UnsafeMutablePointer<Float> = logits!.buffer.pointer()
         step = Step(batch: batch, cache: unsafeDowncast(cache, to: KVCache.self), logits: logits)
         if batch.rowCount == batch.segmentCount { testFault?.beginStep() }
+        shares.divide(among: pool.undisturbedCount, moveCount: pool.moveCount)
         pool.runUndisturbed(withTestFault())
         if pool.hasLostWorker {
             // Should it wake up after all, it must find what it was at work on.
@@ -113,7 +116,7 @@ public final class CPULane: Lane, WorkerTask, @unchecked Sendable {
 
     /// The part of `count` that a worker computes. Cache lines of fp32 results are not divided.
     func part(of count: Int, _ worker: Int) -> Range<Int> {
-        share(of: count, worker: worker, of: pool.activeCount, multiple: 16)
+        shares.part(of: count, worker: worker, multiple: 16)
     }
 
     /// Post-norm models normalize the residual stream behind each block, each worker some of the rows.
