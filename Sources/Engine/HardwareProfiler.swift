@@ -1,6 +1,7 @@
 import CPUKernels
 import HostRuntime
 import OPTModel
+import Synchronization
 
 /// Measures what the machine sustains, with the engine's own threads, so that a result can be held against it.
 public struct HardwareProfiler: Sendable {
@@ -107,29 +108,46 @@ public struct HardwareProfiler: Sendable {
     }
 }
 
-/// Reads regions of memory, each worker a share of each.
-final class ReadTask: WorkerTask, @unchecked Sendable {  // each worker writes its own checksum
+/// Reads regions of memory, piece by piece: each worker takes the next piece that nobody has, so that slow processors hold
+/// nobody up.
+final class ReadTask: WorkerTask, @unchecked Sendable {  // each worker writes its own station
     typealias Read = @convention(c) (UnsafeRawPointer?, Int) -> UInt64
 
-    private let regions: [UnsafeRawBufferPointer]
-    private let read: Read
-    private let checksums: UnsafeMutableBufferPointer<UInt64>
-
-    init(regions: [UnsafeRawBufferPointer], read: @escaping Read, workerCount: Int) {
-        self.regions = regions
-        self.read = read
-        checksums = .allocate(capacity: workerCount)
-        checksums.initialize(repeating: 0)
+    private struct Station {
+        var checksum: UInt64 = 0
+        var runCount = 0
+        private let padding: (SIMD8<Int64>, SIMD4<Int64>) = (.zero, .zero)
     }
 
-    deinit { checksums.deallocate() }
+    private static let pieceByteCount = 4 << 20
+    private let pieces: [UnsafeRawBufferPointer]
+    private let read: Read
+    private let stations: UnsafeMutableBufferPointer<Station>
+    /// Of all runs: in each, every piece is taken once and every worker learns once that there is none left.
+    private let takenCount = Atomic<Int>(0)
 
-    var byteCount: Int { regions.reduce(0) { $0 + $1.count } }
+    init(regions: [UnsafeRawBufferPointer], read: @escaping Read, workerCount: Int) {
+        pieces = regions.flatMap { region in
+            stride(from: 0, to: region.count, by: Self.pieceByteCount).map {
+                UnsafeRawBufferPointer(rebasing: region[$0..<min($0 + Self.pieceByteCount, region.count)])
+            }
+        }
+        self.read = read
+        stations = .allocate(capacity: workerCount)
+        stations.initialize(repeating: Station())
+    }
+
+    deinit { stations.deallocate() }
+
+    var byteCount: Int { pieces.reduce(0) { $0 + $1.count } }
 
     func run(worker: Int) {
-        for region in regions {
-            let part = share(of: region.count, worker: worker, of: checksums.count, multiple: 4096)
-            checksums[worker] ^= read(region.baseAddress! + part.lowerBound, part.count)
+        let before = stations[worker].runCount * (pieces.count + stations.count)
+        stations[worker].runCount += 1
+        while true {
+            let index = takenCount.wrappingAdd(1, ordering: .relaxed).oldValue - before
+            if index >= pieces.count { return }
+            stations[worker].checksum ^= read(pieces[index].baseAddress!, pieces[index].count)
         }
     }
 }
