@@ -11,8 +11,8 @@ public struct HardwareProfiler: Sendable {
         self.engine = engine
     }
 
-    /// The rate, in bytes a second, of a plain loop that reads the engine's weights in the order of memory, each
-    /// thread a share.
+    /// The rate, in bytes a second, of a plain loop that reads the engine's weights in the order of memory, piece
+    /// by piece.
     public func readRate() async throws -> Double {
         try await rate(engine.kernels.pointee.read_in_order)
     }

@@ -79,8 +79,12 @@ public final class WorkerPool: @unchecked Sendable {  // what changes is the lea
         }
     }
 
-    /// Keeps the calling thread on worker 0's processor, for the thread that will call `run` from now on.
-    public func pinLeader() { stations.pin(0) }
+    /// Keeps the calling thread on worker 0's processor, for the thread that will call `run` from now on. Without it the
+    /// caller of `run` stays where the system puts it.
+    public func pinLeader() {
+        stations.isLeaderPinned = true
+        stations.pin(0)
+    }
 
     /// Runs the task on all workers, the caller being worker 0, and returns when all have done their part.
     public func run(_ task: any WorkerTask) { run(task, on: workerCount) }
@@ -150,6 +154,8 @@ private final class Stations: @unchecked Sendable {  // a worker writes its own 
     }
 
     private let stations: UnsafeMutableBufferPointer<Station>
+    /// Whether worker 0 follows its place: a thread that only lends itself to a run must not be bound by it.
+    var isLeaderPinned = false
 
     init(count: Int) {
         stations = .allocate(capacity: count)
@@ -174,7 +180,7 @@ private final class Stations: @unchecked Sendable {  // a worker writes its own 
 
     /// The worker's part of a task, where it is to run.
     func run(_ task: any WorkerTask, _ worker: Int) {
-        if stations[worker].place != stations[worker].boundTo { pin(worker) }
+        if stations[worker].place != stations[worker].boundTo, worker > 0 || isLeaderPinned { pin(worker) }
         let start = (Self.seconds(CLOCK_MONOTONIC), Self.seconds(CLOCK_THREAD_CPUTIME_ID))
         task.run(worker: worker)
         stations[worker].lostSeconds =

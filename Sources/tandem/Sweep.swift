@@ -27,6 +27,10 @@ struct Sweep {
         guard try placement.request == nil, placement.placement != .streamed else {
             throw ValidationError("--sweep chooses the placements; leave --placement and the percentages out")
         }
+        guard HardwareProfile.Machine.current.gpuName != nil else {
+            throw EngineError(
+                .noGPU, "--sweep compares what a GPU and the CPU do together, and there is no GPU")
+        }
         InterruptWatcher.install()
         var request = PlanningRequest(workload.workload)
         request.gpuMemoryByteCount = placement.gpuMemory?.byteCount
@@ -37,10 +41,6 @@ struct Sweep {
         request.measuresMachine = !workload.rememberedLimits
         let reference = try modelArguments.reference(model, defaultPath: ModelReference.randomWeightsPath)
         let planner = try await request.planner(for: reference.configuration)
-        guard planner.hardware.gpu != nil else {
-            throw EngineError(
-                .noGPU, "--sweep compares what a GPU and the CPU do together, and there is no GPU")
-        }
         let percents = (0..<pointCount).map { 100 * Double($0) / Double(pointCount - 1) }
         let plan = try planner.plan()
         var report = SweepReport(

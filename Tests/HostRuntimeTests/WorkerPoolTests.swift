@@ -1,4 +1,4 @@
-import Glibc
+import Foundation
 import Synchronization
 import SystemShims
 import Testing
@@ -177,5 +177,30 @@ struct HostBufferTests {
         }
         pthread_join(pinned, nil)
         #expect(counts.seen == [expected, expected])
+    }
+
+    @Test func `a thread that lends itself to a run stays where the system puts it`() {
+        final class Places: @unchecked Sendable {
+            var seen: [String] = []
+            /// Adds the processors that the calling thread may use, such as "0-3,8".
+            func look() {
+                let status = try? String(contentsOfFile: "/proc/thread-self/status", encoding: .utf8)
+                let line = status?.split(separator: "\n").first { $0.hasPrefix("Cpus_allowed_list:") }
+                seen.append(String(line?.split(separator: "\t").last ?? "unknown"))
+            }
+        }
+        let places = Places()
+        let leader = startThread {
+            let pool = WorkerPool()
+            places.look()
+            pool.forEachWorker { _ in }
+            places.look()
+            pool.pinLeader()
+            pool.forEachWorker { _ in }
+            places.look()
+        }
+        pthread_join(leader, nil)
+        #expect(places.seen[0] == places.seen[1])
+        #expect(Int(places.seen[2]) != nil, "\(places.seen)")
     }
 }

@@ -1,3 +1,4 @@
+import CUDA
 import Foundation
 import Testing
 
@@ -115,5 +116,14 @@ struct SweepChartTests {
     func `a sweep that cannot be is one sentence`(arguments: [String], sentence: String) throws {
         let result = try Program.run(["bench", "--model", "facebook/opt-125m"] + arguments)
         #expect(result.status != 0 && result.errors.contains(sentence), "\(result.errors)")
+    }
+
+    @Test(.enabled(if: (try? CUDADriver.load().device()) == nil, "there is a GPU"))
+    func `without a GPU there is nothing to compare`() throws {
+        let result = try Program.run([
+            "bench", "--model", "facebook/opt-125m", "--sweep", "computation",
+        ])
+        #expect(result.status == 1 && result.errors.contains("there is no GPU"), "\(result.errors)")
+        #expect(result.output == "")
     }
 }
