@@ -24,6 +24,7 @@ let package = Package(
         .target(name: "TensorCore"),
         .target(name: "Placement"),
         .target(name: "HostRuntime", dependencies: ["SystemShims"]),
+        .target(name: "Collectives", dependencies: ["HostRuntime", "SystemShims"]),
         .target(
             name: "Tokenization", dependencies: [.product(name: "SystemPackage", package: "swift-system")]),
         .target(
@@ -36,19 +37,20 @@ let package = Package(
         .target(
             name: "OPTModel",
             dependencies: [
-                "TensorCore", "Placement", "HostRuntime", "SystemShims", "CPUKernels", "Checkpoints",
-                "CUDAKernelImage", "CUDA", .product(name: "SystemPackage", package: "swift-system"),
+                "TensorCore", "Placement", "HostRuntime", "Collectives", "SystemShims", "CPUKernels",
+                "Checkpoints", "CUDAKernelImage", "CUDA", .product(name: "SystemPackage", package: "swift-system"),
             ]),
         .target(
             name: "Engine",
             dependencies: [
-                "OPTModel", "Placement", "CUDA", "Tokenization", "HostRuntime", "CPUKernels", "Checkpoints",
+                "OPTModel", "Placement", "Collectives", "CUDA", "Tokenization", "HostRuntime", "CPUKernels",
+                "Checkpoints",
                 .product(name: "SystemPackage", package: "swift-system"),
             ]),
         .executableTarget(
             name: "tandem",
             dependencies: [
-                "Engine", "OPTModel", "HostRuntime", "Placement",
+                "Engine", "OPTModel", "HostRuntime", "Placement", "Collectives",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]),
         .testTarget(name: "CPUKernelsTests", dependencies: ["CPUKernels"]),
@@ -62,7 +64,7 @@ let package = Package(
         .testTarget(
             name: "OPTModelTests",
             dependencies: [
-                "OPTModel", "Placement", "CUDA", "CUDAKernelImage", "CPUKernels", "HostRuntime",
+                "OPTModel", "Placement", "Collectives", "CUDA", "CUDAKernelImage", "CPUKernels", "HostRuntime",
                 "AllocationsOfThreads",
                 .product(name: "SystemPackage", package: "swift-system"),
             ]),

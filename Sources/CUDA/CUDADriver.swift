@@ -7,6 +7,7 @@ public final class CUDADriver: Sendable {
     public let version: Int
     public let deviceCount: Int
     let functions: DriverFunctions
+    let waitingKernels = WaitingKernels()
 
     private static let shared = Result { () throws(CUDAError) in try CUDADriver(libraryNames: libraryNames) }
     private static let libraryNames = ["libcuda.so.1", "libcuda.so"]

@@ -57,12 +57,12 @@ public final class Context: @unchecked Sendable {  // a constant handle; the dri
     /// done, other threads neither make nor free anything but events: that could wait for the kernels and hold the copies
     /// and the host's other calls up.
     public func whileKernelsWait<Failure: Error>(_ work: () throws(Failure) -> Void) throws(Failure) {
-        try WaitingKernels.shared.withLock(work)
+        try device.driver.waitingKernels.withLock(work)
     }
 
     /// Runs a few of the driver's calls with the context current, and puts back what was current before.
     func withCurrent(_ calls: () -> CUresult) -> CUresult {
-        WaitingKernels.shared.withLock { withCurrentAtAnyTime(calls) }
+        device.driver.waitingKernels.withLock { withCurrentAtAnyTime(calls) }
     }
 
     /// The same for calls that never wait for kernels, even while others wait: a thread whose copies kernels wait for

@@ -4,14 +4,12 @@ import Glibc
 /// whose blocks wait for each other apart from others of that kind.
 ///
 /// Freeing memory, and at times making it, waits for every kernel, and holds up all other calls meanwhile. A kernel that
-/// waits for a copy which has yet to be asked for would then wait until it gives up. One lock for the process: all of
-/// its contexts share the GPU's streams.
+/// waits for a copy which has yet to be asked for would then wait until it gives up. One lock for the driver, as all
+/// contexts share the GPU's streams.
 final class WaitingKernels: @unchecked Sendable {  // owns a mutex, which threads may share
-    static let shared = WaitingKernels()
-
     private let mutex: UnsafeMutablePointer<pthread_mutex_t>
 
-    private init() {
+    init() {
         mutex = .allocate(capacity: 1)
         var attributes = pthread_mutexattr_t()
         pthread_mutexattr_init(&attributes)
@@ -19,6 +17,11 @@ final class WaitingKernels: @unchecked Sendable {  // owns a mutex, which thread
         pthread_mutexattr_settype(&attributes, Int32(PTHREAD_MUTEX_RECURSIVE))
         pthread_mutex_init(mutex, &attributes)
         pthread_mutexattr_destroy(&attributes)
+    }
+
+    deinit {
+        pthread_mutex_destroy(mutex)
+        mutex.deallocate()
     }
 
     func withLock<Result, Failure: Error>(_ body: () throws(Failure) -> Result) throws(Failure) -> Result {

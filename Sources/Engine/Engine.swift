@@ -41,6 +41,8 @@ public final class Engine: Sendable {
         public var cpuMemoryByteCount: Int?
         /// Where what lies on disk is written; nil for a folder in the user's cache.
         public var offloadFolder: FilePath?
+        /// The processes that share the model; nil where this one has it alone.
+        public var group: ProcessGroup?
         /// What a test lets go wrong.
         public var testFault: TestFault?
 
@@ -78,6 +80,8 @@ public final class Engine: Sendable {
     /// The weights in CPU memory where the CPU computes.
     let cpuWeights: OPTWeights?
     let gpuLane: GPULane?
+    /// The processes that share the model; nil where this one has it alone.
+    public let group: ProcessGroup?
     /// Whether `Options.computesCacheOnCPU` was asked for.
     private let asksForCacheComputation: Bool
 
@@ -162,6 +166,7 @@ public final class Engine: Sendable {
         self.leader = leader
         self.pool = pool
         asksForCacheComputation = options.computesCacheOnCPU
+        group = options.group
         let source: any TensorSource
         switch model {
         case .random(let configuration):
@@ -193,7 +198,11 @@ public final class Engine: Sendable {
         let byteCount: Int
         switch try loader.load(from: source) {
         case .cpu(let lane, let weights):
-            decoder = Decoder(lane)
+            if let group, group.isConductor {
+                decoder = Decoder(ConductingLane(lane, channel: group.link))
+            } else {
+                decoder = Decoder(lane)
+            }
             cpuWeights = weights
             gpuLane = nil
             byteCount = weights.byteCount

@@ -27,6 +27,7 @@ extension LaneChoice {
     init(
         _ configuration: OPTConfiguration, _ options: Engine.Options, notice: @Sendable (String) -> Void
     ) async throws {
+        if options.group != nil { try Self.checkGroup(options) }
         let isPlaced = options.placement != nil || options.cacheShares != nil
         let start = ContinuousClock.now
         let context: Context
@@ -56,6 +57,16 @@ extension LaneChoice {
                 LoadingReport.Phase(
                     name: "placement", seconds: start.duration(to: .now).seconds - contextSeconds),
             ])
+    }
+
+    /// The processes of a group compute on their processors.
+    private static func checkGroup(_ options: Engine.Options) throws(EngineError) {
+        if options.computesOn == .cpu { return }
+        let hasGPU = (try? CUDADriver.load().device()) != nil
+        if hasGPU || options.computesOn == .gpu {
+            throw EngineError(
+                .noGPU, "several processes share a model on their CPUs only so far: give --device cpu")
+        }
     }
 
     private static func threadCount(for request: PlacementRequest) -> Int? {

@@ -29,22 +29,30 @@ struct LaneLoader {
     // MARK: CPU
 
     private func loadCPU(_ source: some TensorSource) throws -> Loaded {
-        let needed = OPTWeights.byteCount(configuration)
+        let group = options.group.map { GroupPart(configuration, $0.communicator) }
+        let part = group?.shard.configuration ?? configuration
+        let needed = OPTWeights.byteCount(part)
         let free = HostMemory.availableByteCount ?? .max
         let available = min(free, options.cpuMemoryByteCount ?? .max)
         if needed > available {
             throw EngineError(
                 .outOfMemory,
-                "the weights of \(configuration.name) take \(needed.gibibytes()) GiB in CPU memory, and "
+                "\(group == nil ? "the weights" : "this rank's weights") of \(configuration.name) take "
+                    + "\(needed.gibibytes()) GiB in CPU memory, and "
                     + (available < free
                         ? "\(available.gibibytes()) GiB may be used; use a smaller model, or allow more"
                         : "\(available.gibibytes()) GiB are free; use a smaller model, or close other programs")
             )
         }
         let weights = try phases.measure("weights") {
-            try OPTWeights(configuration, from: source, pool: pool, kernels: kernels, progress: progress)
+            if let group {
+                return try OPTWeights(
+                    part, from: try ShardSource(source, group.shard), pool: pool, kernels: kernels,
+                    progress: progress)
+            }
+            return try OPTWeights(part, from: source, pool: pool, kernels: kernels, progress: progress)
         }
-        let lane = try CPULane(weights, pool: pool, kernels: kernels)
+        let lane = try CPULane(weights, group: group, pool: pool, kernels: kernels)
         lane.testFault = options.testFault
         return .cpu(lane, weights)
     }

@@ -24,6 +24,10 @@ extension ModelReference {
         }
     }
 
+    public var isRandom: Bool {
+        if case .random = self { true } else { false }
+    }
+
     /// The path that stands for random weights.
     public static let randomWeightsPath = "_DUMMY_"
     /// The model that comes with Tandem.

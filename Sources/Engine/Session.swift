@@ -168,8 +168,8 @@ extension Engine {
 
     /// Makes sure that the caches fit where they are to lie.
     private func checkMemory(for capacities: [Int]) throws(EngineError) {
-        let perPosition = KVCache.byteCountPerPosition(configuration)
         guard let gpuLane else {
+            let perPosition = KVCache.byteCountPerPosition(cpuWeights!.configuration)
             // Logits of every sequence stand beside its cache.
             let perSequence = configuration.vocabularySize * MemoryLayout<Float>.size
             return try checkMemory(

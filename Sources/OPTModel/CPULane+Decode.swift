@@ -75,13 +75,24 @@ extension CPULane {
     ) {
         pool.barrier.wait()
         let hidden = configuration.hiddenSize
+        let rowCount = step.batch.rowCount
         let columns = part(of: hidden, worker)
         var join = tandem_join(
             x: scratch.residual + columns.lowerBound, x_stride: hidden,
             bias: bias.map { $0 + columns.lowerBound },
             partials: scratch.partial(worker: 0) + columns.lowerBound, partial_stride: scratch.partialStride,
-            row_stride: hidden, partial_count: pool.activeCount, rows: step.batch.rowCount,
-            width: columns.count)
+            row_stride: hidden, partial_count: pool.activeCount, rows: rowCount, width: columns.count)
+        if hasGroup {
+            // The process's own sum first, then that of all.
+            var own = join
+            own.x = scratch.blockSum + columns.lowerBound
+            for row in 0..<rowCount { (own.x + row * hidden).update(repeating: 0, count: columns.count) }
+            kernels.join(&own)
+            meet(scratch.blockSum, count: rowCount * hidden, worker)
+            join.partials = UnsafePointer(own.x)
+            join.partial_count = 1
+            join.bias = nil
+        }
         kernels.join(&join)
         pool.barrier.wait()
         if !configuration.normalizesBefore { normalizeResidual(norm, step, worker) }

@@ -8,30 +8,42 @@ extension CPULane {
         let hidden = configuration.hiddenSize
         let width = configuration.embeddingSize
         let embedding = weights.embedding
-        let rows = share(of: step.batch.rowCount, worker: worker, of: pool.activeCount)
+        let rowCount = step.batch.rowCount
+        let rows = share(of: rowCount, worker: worker, of: pool.activeCount)
         for row in rows {
-            let token = embedding.tokens + Int(step.batch.tokens[row]) * width
-            if embedding.projectIn != nil {
-                kernels.float_from_half(token, scratch.narrow + row * width, width)
+            let x = scratch.residual + row * hidden
+            let narrow = scratch.narrow + row * width
+            let number = Int(step.batch.tokens[row]) - firstToken
+            if 0..<configuration.vocabularySize ~= number {
+                let token = embedding.tokens + number * width
+                if embedding.projectIn == nil {
+                    kernels.embed(token, position(step, row), x, hidden)
+                } else {
+                    kernels.float_from_half(token, narrow, width)
+                }
+            } else if embedding.projectIn == nil {
+                // Another process has the token's row.
+                kernels.float_from_half(position(step, row), x, hidden)
             } else {
-                kernels.embed(token, position(step, row), scratch.residual + row * hidden, hidden)
+                narrow.update(repeating: 0, count: width)
+            }
+        }
+        if let projectIn = embedding.projectIn {
+            pool.barrier.wait()
+            let columns = part(of: hidden, worker)
+            project(
+                scratch.narrow, projectIn, inputs: width, columns: columns, outputs: hidden,
+                to: scratch.residual, rowCount: rowCount)
+            pool.barrier.wait()
+            for row in rows {
+                let x = scratch.residual + row * hidden
+                let table = scratch.blockSum + row * hidden
+                kernels.float_from_half(position(step, row), table, hidden)
+                for column in 0..<hidden { x[column] += table[column] }
             }
         }
         pool.barrier.wait()
-        guard let projectIn = embedding.projectIn else { return }
-
-        let columns = part(of: hidden, worker)
-        project(
-            scratch.narrow, projectIn, inputs: width, columns: columns, outputs: hidden, to: scratch.residual,
-            rowCount: step.batch.rowCount)
-        pool.barrier.wait()
-        for row in rows {
-            let x = scratch.residual + row * hidden
-            let table = scratch.blockSum + row * hidden
-            kernels.float_from_half(position(step, row), table, hidden)
-            for column in 0..<hidden { x[column] += table[column] }
-        }
-        pool.barrier.wait()
+        meet(scratch.residual, count: rowCount * hidden, worker)
     }
 
     /// Final norm, projection and the vocabulary, for the rows whose logits are wanted and no others.
@@ -59,9 +71,11 @@ extension CPULane {
             pool.barrier.wait()
             x = scratch.narrow
         }
+        let tokenCount = configuration.vocabularySize
         project(
-            x, embedding.tokens, inputs: width, columns: part(of: configuration.vocabularySize, worker),
-            outputs: configuration.vocabularySize, to: step.logits, rowCount: batch.logitsCount)
+            x, embedding.tokens, inputs: width, columns: part(of: tokenCount, worker), outputs: tokenCount,
+            to: step.ownLogits, rowCount: batch.logitsCount)
+        gatherLogits(step, worker)
     }
 
     private func position(_ step: Step, _ row: Int) -> UnsafePointer<UInt16> {

@@ -50,6 +50,13 @@ extension CPULane {
     ) {
         let hidden = configuration.hiddenSize
         let columns = gemmPart(of: hidden, worker)
+        if inputs == 0 {
+            // The sum over nothing: other processes have all heads.
+            for row in 0..<step.batch.rowCount {
+                (scratch.blockSum + row * hidden + columns.lowerBound)
+                    .update(repeating: 0, count: columns.count)
+            }
+        }
         multiply(
             MatrixProduct(
                 weights: weights + columns.lowerBound, weightsStride: hidden, isTransposed: true, bias: nil,
@@ -60,6 +67,17 @@ extension CPULane {
             bias: bias.map { $0 + columns.lowerBound },
             partials: scratch.blockSum + columns.lowerBound, partial_stride: 0, row_stride: hidden,
             partial_count: 1, rows: step.batch.rowCount, width: columns.count)
+        if hasGroup {
+            // The process's own sum first, then that of all.
+            if let bias {
+                for row in 0..<step.batch.rowCount {
+                    let sum = scratch.blockSum + row * hidden
+                    for column in columns { sum[column] += bias[column] }
+                }
+            }
+            meet(scratch.blockSum, count: step.batch.rowCount * hidden, worker)
+            join.bias = nil
+        }
         kernels.join(&join)
         pool.barrier.wait()
         if !configuration.normalizesBefore { normalizeResidual(norm, step, worker) }

@@ -1,4 +1,5 @@
 import CPUKernels
+import Collectives
 import HostRuntime
 
 /// The lane that computes on the processor: a pool of pinned threads that walk the layers in lock step.
@@ -6,6 +7,9 @@ import HostRuntime
 /// Each thread is a lane of its own within it: it takes a range of heads' rows and of neurons, and the sum of all
 /// threads' results ends the block. Few rows (decode) are bound by reading the weights, many rows (prefill) by
 /// arithmetic, and each has its own way through a layer.
+///
+/// In a group of processes it computes its part of the model (`CPULane+Group.swift`): each block ends in a sum over the
+/// processes too, and rank 0 gets all of the logits.
 /// Sendable, because `step` is written only while the workers wait.
 public final class CPULane: Lane, WorkerTask, @unchecked Sendable {
     let weights: OPTWeights
@@ -18,14 +22,35 @@ public final class CPULane: Lane, WorkerTask, @unchecked Sendable {
     public let rowCapacity: Int
     public var segmentCapacity: Int { rowCapacity }
     private var step: Step?
+    /// The part of a model that this is; nil for a whole one.
+    let group: GroupPart?
+    /// Asked by all workers: a reference that they counted at the same time would cost microseconds.
+    let hasGroup: Bool
+    /// The token of the table's first row.
+    let firstToken: Int
+    /// What kept the processes from meeting, in the present step or an earlier one.
+    var groupError: CollectiveError?
     /// What a test lets go wrong.
     public var testFault: TestFault?
-    /// [sequences, vocabulary], for the largest cache that was made.
+    /// For the largest cache that was made.
     private var logits: Logits?
 
     private final class Logits {
-        let buffer: HostBuffer
-        init(byteCount: Int) throws(HostMemoryError) { buffer = try HostBuffer(byteCount: byteCount) }
+        let sequenceCount: Int
+        /// [sequences, vocabulary], where this process gets all; [sequences, its rows of the vocabulary] of its own.
+        let all, own: UnsafeMutablePointer<Float>
+        private let buffer: HostBuffer
+
+        init(_ sequenceCount: Int, vocabularySize: Int, part: Int, isConductor: Bool) throws(HostMemoryError)
+        {
+            self.sequenceCount = sequenceCount
+            let allCount = isConductor ? sequenceCount * vocabularySize : 0
+            let isWhole = part == vocabularySize
+            let count = allCount + (isWhole ? 0 : sequenceCount * part)
+            buffer = try HostBuffer(byteCount: count * MemoryLayout<Float>.size)
+            all = buffer.pointer()
+            own = isWhole ? all : all + allCount
+        }
     }
 
     /// The most rows of a step. More would not make prefill faster: the weights are already read for hundreds of
@@ -36,14 +61,23 @@ public final class CPULane: Lane, WorkerTask, @unchecked Sendable {
     struct Step {
         let batch: StepBatch
         let cache: KVCache
-        /// [logits rows, vocabulary]
+        /// [logits rows, vocabulary]; nothing where another process has them.
         let logits: UnsafeMutablePointer<Float>
+        /// [logits rows, this process's rows of the vocabulary]
+        let ownLogits: UnsafeMutablePointer<Float>
     }
 
+    /// - Parameter group: the part of a model that the weights are; nil where they are all.
     public init(
-        _ weights: OPTWeights, pool: WorkerPool, kernels: UnsafePointer<tandem_cpu_kernels>,
-        rowCapacity: Int = mostRows
+        _ weights: OPTWeights, group: GroupPart? = nil, pool: WorkerPool,
+        kernels: UnsafePointer<tandem_cpu_kernels>, rowCapacity: Int = mostRows
     ) throws(HostMemoryError) {
+        precondition(
+            group == nil || group!.shard.configuration == weights.configuration,
+            "CPULane: these are not the weights of rank \(group!.communicator.place.rank)")
+        self.group = group
+        hasGroup = group != nil
+        firstToken = group?.shard.tokens.lowerBound ?? 0
         self.weights = weights
         configuration = weights.configuration
         self.kernels = kernels.pointee
@@ -57,9 +91,12 @@ public final class CPULane: Lane, WorkerTask, @unchecked Sendable {
 
     public func makeCache(capacities: [Int]) throws(ModelError) -> any LaneCache {
         do {
-            let byteCount =
-                min(rowCapacity, capacities.count) * configuration.vocabularySize * MemoryLayout<Float>.size
-            if (logits?.buffer.byteCount ?? 0) < byteCount { logits = try Logits(byteCount: byteCount) }
+            let sequenceCount = min(rowCapacity, capacities.count)
+            if (logits?.sequenceCount ?? 0) < sequenceCount {
+                logits = try Logits(
+                    sequenceCount, vocabularySize: vocabularySize, part: configuration.vocabularySize,
+                    isConductor: isConductor)
+            }
             return try KVCache(
                 configuration, heads: 0..<configuration.headCount, capacities: capacities, pool: pool)
         } catch {
@@ -74,8 +111,10 @@ public final class CPULane: Lane, WorkerTask, @unchecked Sendable {
     ) throws(ModelError) {
         precondition(batch.rowCount <= rowCapacity, "CPULane: \(batch.rowCount) rows of \(rowCapacity)")
         if batch.rowCount == 0 { return }
-        let logits: UnsafeMutablePointer<Float> = logits!.buffer.pointer()
-        step = Step(batch: batch, cache: unsafeDowncast(cache, to: KVCache.self), logits: logits)
+        let logits = logits!
+        step = Step(
+            batch: batch, cache: unsafeDowncast(cache, to: KVCache.self), logits: logits.all,
+            ownLogits: logits.own)
         if batch.rowCount == batch.segmentCount { testFault?.beginStep() }
         shares.divide(among: pool.undisturbedCount, moveCount: pool.moveCount)
         pool.runUndisturbed(withTestFault())
@@ -85,7 +124,9 @@ public final class CPULane: Lane, WorkerTask, @unchecked Sendable {
             throw ModelError.stoppedWorker
         }
         step = nil
-        let vocabularySize = configuration.vocabularySize
+        if let groupError { throw ModelError(.group, groupError.description) }
+        if !isConductor { return }
+        let vocabularySize = vocabularySize
         for index in 0..<batch.segmentCount {
             let segment = batch.segments[index]
             if segment.logitsRow < 0 { continue }
@@ -93,7 +134,7 @@ public final class CPULane: Lane, WorkerTask, @unchecked Sendable {
                 segment,
                 .logits(
                     UnsafeMutableBufferPointer(
-                        start: logits + segment.logitsRow * vocabularySize, count: vocabularySize)))
+                        start: logits.all + segment.logitsRow * vocabularySize, count: vocabularySize)))
         }
     }
 

@@ -47,8 +47,8 @@ struct CPUScratch: ~Copyable {
         }
         let offsets = [
             reserve(rowCapacity * hidden),
-            reserve(rowCapacity * 3 * hidden),
-            reserve(rowCapacity * hidden),
+            reserve(rowCapacity * 3 * configuration.attentionWidth),
+            reserve(rowCapacity * configuration.attentionWidth),
             reserve(rowCapacity * configuration.feedForwardSize),
             reserve(rowCapacity * hidden),
             reserve(configuration.hasEmbeddingProjections ? rowCapacity * configuration.embeddingSize : 0),

@@ -39,7 +39,7 @@ final class GPUKVCache: LaneCache {
         number = Self.count.wrappingAdd(1, ordering: .relaxed).newValue
         self.heads = heads
         longestCapacity = capacities.max() ?? 0
-        let bytesPerHead = KVCache.byteCountPerPosition(configuration) / configuration.headCount
+        let bytesPerHead = configuration.shape.cacheBytesPerHead
 
         var layout = DeviceLayout()
         let offsets = capacities.map { layout.add($0 * bytesPerHead * heads.gpu.count) }

@@ -74,7 +74,7 @@ extension GPULane {
     func computeWithCPU(
         _ part: any CPUPart, _ pass: Pass, _ cache: GPUKVCache, _ layout: StepBlock.Layout
     ) throws {
-        if timeline == nil {
+        if !launchesStepwise {
             try graph(for: pass, cache, layout).launch(on: stream)
             part.workers.pool.runUndisturbed(try withTestFault(part, of: part))
         } else {
@@ -144,8 +144,8 @@ extension GPULane {
                     columns: UInt32(exchange.heads.count * configuration.headDimension),
                     timeout_nanoseconds: UInt64(link.limits.gpuSeconds * 1e9)), on: stream)
         }
-        // Where the step is recorded it is this thread that launches it, too, and the others are waiting.
-        if timeline == nil { return }
+        // Where the step goes kernel by kernel it is this thread that launches it, too, and the others are waiting.
+        if !launchesStepwise { return }
         // The others do their share of the block first, and wait for this thread in it.
         if exchange.isFirst, let block = cpuShare?.attention(layer: exchange.layer) {
             cpuShare!.take(block, 0)
@@ -178,8 +178,8 @@ extension GPULane {
                     adds: adds ? 1 : 0, timeout_nanoseconds: UInt64(link.limits.gpuSeconds * 1e9)), on: stream
             )
         }
-        // Where the step is recorded it is this thread that launches it, too, and the others are waiting.
-        if timeline == nil { return }
+        // Where the step goes kernel by kernel it is this thread that launches it, too, and the others are waiting.
+        if !launchesStepwise { return }
         if share.kind == .attention && cpuAttention?.hasExchanges(layer: share.layer) == true { return }
         cpuShare!.take(share, 0)
     }

@@ -23,7 +23,7 @@ extension GPULane {
                 rows[row] = tandem_gpu_row(
                     cache: cache.address(of: segment.sequence),
                     host_cache: cache.hostAddress(of: segment.sequence),
-                    token_row: try address(weights.tokenTable, row: Int(batch.tokens[row]), place: 2 * row),
+                    token_row: try address(ofToken: Int(batch.tokens[row]), place: 2 * row),
                     position_row: try address(
                         weights.positionTable, row: position + OPTConfiguration.positionOffset,
                         place: 2 * row + 1),
@@ -40,6 +40,13 @@ extension GPULane {
             }
         }
         return layout
+    }
+
+    /// Where the GPU finds a token's row; where another process has it, zeros.
+    private func address(ofToken token: Int, place: Int) throws -> UInt64 {
+        let row = token - (group?.shard.tokens.lowerBound ?? 0)
+        guard 0..<configuration.vocabularySize ~= row else { return scratch.zeroRow }
+        return try address(weights.tokenTable, row: row, place: place)
     }
 
     /// Where the GPU finds a row of a table. A row that it cannot read where it lies is put into memory that it can.

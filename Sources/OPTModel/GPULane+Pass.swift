@@ -51,17 +51,18 @@ extension GPULane {
         let isNarrow = weights.projectIn != 0
         try kernels.embed(
             tandem_gpu_embed(
-                rows: scratch.step + UInt64(layout.rows), residual: scratch.residual,
+                rows: scratch.step + UInt64(layout.rows), residual: scratch.sum,
                 gathered: isNarrow ? scratch.narrow : 0, hidden: UInt32(configuration.hiddenSize),
                 embedding: UInt32(configuration.embeddingSize)), rowCount: pass.rowCount, on: stream)
         if isNarrow {
             try multiplyMany(
                 tandem_gpu_gemm(
-                    x: scratch.narrow, weights: weights.projectIn, bias: 0, y: 0, residual: scratch.residual,
+                    x: scratch.narrow, weights: weights.projectIn, bias: 0, y: 0, residual: scratch.sum,
                     x_stride: UInt32(configuration.embeddingSize), y_stride: 0, rows: UInt32(pass.rowCount),
                     inputs: UInt32(configuration.embeddingSize), outputs: UInt32(configuration.hiddenSize),
                     activation: 0, transposed: 0))
         }
+        try meet(pass)
     }
 
     // MARK: Blocks of a layer
@@ -77,6 +78,7 @@ extension GPULane {
         } else if index == 0 {
             try round(pass)
         }
+        try clearSum(pass)
         if let share { try publish(share, x: scratch.normalized, pass) }
         let hidden = configuration.hiddenSize
         let diskHeads = cache.heads.disk
@@ -104,8 +106,9 @@ extension GPULane {
                 isResident: piece.source == .resident, pass)
             try release(piece.source)
         }
-        if let share { try join(share, onto: scratch.residual, stride: hidden, adds: true, pass) }
+        if let share { try join(share, onto: scratch.sum, stride: hidden, adds: true, pass) }
         if sharesSlot { try releaseCache(layer: index, cache) }
+        try meet(pass)
         if !configuration.normalizesBefore { try normalize(layer.attentionNorm, pass, keeps: true) }
     }
 
@@ -169,6 +172,7 @@ extension GPULane {
         let pieces = mlpPieces(layer, pass)
         let isFused = normalizesInLinear(pieceCount: pieces.count, pass) && share == nil
         if configuration.normalizesBefore && !isFused { try normalize(layer.mlpNorm, pass) }
+        try clearSum(pass)
         if let share { try publish(share, x: scratch.normalized, pass) }
         for (number, piece) in pieces.enumerated() {
             let limit =
@@ -190,8 +194,9 @@ extension GPULane {
             try release(piece.source, limit: limit)
         }
         if let share {
-            try join(share, onto: scratch.residual, stride: configuration.hiddenSize, adds: true, pass)
+            try join(share, onto: scratch.sum, stride: configuration.hiddenSize, adds: true, pass)
         }
+        try meet(pass)
         if !configuration.normalizesBefore { try normalize(layer.mlpNorm, pass, keeps: true) }
     }
 
@@ -319,7 +324,7 @@ extension GPULane {
         }
     }
 
-    /// residual += x · W + bias, W [inputs, hidden].
+    /// sum += x · W + bias, W [inputs, hidden].
     private func accumulate(
         x: UInt64, inputs: Int, _ matrix: UInt64, bias: UInt64, isResident: Bool,
         limit: tandem_gpu_limit = .init(), _ pass: Pass
@@ -328,14 +333,14 @@ extension GPULane {
         if pass.hasFewRows {
             try kernels.linearTransposed(
                 tandem_gpu_linear_transposed(
-                    x: x, weights: matrix, bias: bias, residual: scratch.residual, partials: scratch.partials,
+                    x: x, weights: matrix, bias: bias, residual: scratch.sum, partials: scratch.partials,
                     counters: scratch.counters, x_stride: UInt32(inputs), rows: UInt32(pass.rowCount),
                     inputs: UInt32(inputs), outputs: hidden, split_count: 0, is_resident: isResident ? 1 : 0,
                     limit: limit), on: stream)
         } else {
             try multiplyMany(
                 tandem_gpu_gemm(
-                    x: x, weights: matrix, bias: bias, y: 0, residual: scratch.residual,
+                    x: x, weights: matrix, bias: bias, y: 0, residual: scratch.sum,
                     x_stride: UInt32(inputs), y_stride: 0, rows: UInt32(pass.rowCount),
                     inputs: UInt32(inputs),
                     outputs: hidden, activation: 0, transposed: 1))

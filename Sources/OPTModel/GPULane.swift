@@ -2,6 +2,7 @@ import CPUKernels
 import CUDA
 import CUDAKernelImage
 import Checkpoints
+import Collectives
 import Glibc
 import HostRuntime
 import Placement
@@ -36,6 +37,14 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
     /// The processor's part of decode steps, if it has any: one of these, or both.
     let cpuPart: (any CPUPart)?
 
+    /// The part of a model that this is; nil for a whole one.
+    let group: GroupPart?
+    /// How the parts' sums become the residual stream; nil for a whole model.
+    let reducer: (any GPUReducer)?
+    /// What kept the processes from meeting.
+    var groupError: CollectiveError?
+    /// [logits rows, the whole vocabulary], where this process gets the parts' logits.
+    private let groupLogits: HostBuffer?
     /// What is being recorded, if anything.
     private(set) var timeline: Timeline?
     /// What a test lets go wrong.
@@ -79,14 +88,20 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
     ///   - usesStepKernel: decode steps may take the kernels made for them, which bring weights with the copy engine;
     ///     off, to compare the two ways.
     ///   - library: multiplies many rows; nil for kernels of our own alone.
+    ///   - group: the part of a model that the weights are; nil where they are all.
     ///   - cpu: threads that compute beside the GPU in decode steps: what the placement gives the CPU, and, where they are to,
     ///     attention over the cache in CPU memory, which else the GPU reads over PCIe. nil only where the placement gives
     ///     the CPU nothing.
     public init(
         _ weights: GPUWeights, context: Context, rowCapacity: Int = mostRows,
         segmentCapacity: Int = mostSequences, cacheSlotCount: Int = defaultCacheSlotCount,
-        usesStepKernel: Bool = true, library: CUBLASLt? = nil, cpu: CPUWorkers? = nil
+        usesStepKernel: Bool = true, library: CUBLASLt? = nil, group: GroupPart? = nil,
+        cpu: CPUWorkers? = nil
     ) throws(ModelError) {
+        precondition(
+            group == nil || group!.shard.configuration == weights.configuration,
+            "GPULane: these are not the weights of rank \(group!.communicator.place.rank)")
+        self.group = group
         self.weights = weights
         self.context = context
         self.rowCapacity = rowCapacity
@@ -101,7 +116,7 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
             scratch = try GPUScratch(
                 configuration, rowCapacity: rowCapacity, logitsCapacity: segmentCapacity,
                 stepByteCount: StepBlock.Layout(rowCapacity: rowCapacity, hasDiskCache: hasDiskCache)
-                    .byteCount, context: context)
+                    .byteCount, hasOwnSum: group.map { !$0.isConductor } ?? false, context: context)
             block = try StepBlock(rowCapacity: rowCapacity, hasDiskCache: hasDiskCache, context: context)
             // A row that lies on disk, with the blocks of the disk around it; two tables.
             tableRowStride =
@@ -117,6 +132,16 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
                 weights, cpu, rowCapacity: min(rowCapacity, segmentCapacity), partner: cpuShare?.link,
                 context)
             cpuPart = Self.cpuPart(cpuShare, cpuAttention)
+            reducer = try group.map {
+                try HostReducer(
+                    $0.communicator, mostCount: rowCapacity * configuration.hiddenSize, context: context)
+            }
+            groupLogits =
+                group == nil || !group!.isConductor
+                ? nil
+                : try HostBuffer(byteCount: segmentCapacity * group!.shard.whole.vocabularySize * 4)
+            try stream.fill(
+                scratch.zeroRow, byteCount: max(configuration.hiddenSize, configuration.embeddingSize) * 2)
             try stream.fill(scratch.counters, byteCount: GPUScratch.counterCount * 4)
             if let library {
                 libraryProducts = try LibraryProducts(library, weights, context: context, stream: stream)
@@ -124,11 +149,11 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
                 libraryProducts = nil
             }
             stepKernel =
-                usesStepKernel
+                usesStepKernel && group == nil
                 ? try DecodeStepKernel(
                     weights, kernels: kernels, scratch: scratch, context: context, stream: stream) : nil
             boxProducts =
-                usesStepKernel
+                usesStepKernel && group == nil
                 ? try BoxProducts(
                     weights, kernels: kernels, scratch: scratch, context: context, stream: stream) : nil
             try stream.synchronize()
@@ -240,7 +265,7 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
             if readsBoundary(pass) { rebalance() }
             try deliver(batch, body)
         } catch {
-            throw ModelError(loading: error)
+            throw ModelError(loading: groupError ?? error)
         }
     }
 
@@ -248,7 +273,7 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
         if cpuPart == nil && testFault?.due == .gpuError { try failGPU(on: stream) }
         if pass.isDecode, let cpuPart {
             try computeWithCPU(cpuPart, pass, cache, layout)
-        } else if pass.isDecode && timeline == nil {
+        } else if pass.isDecode && !launchesStepwise {
             try graph(for: pass, cache, layout).launch(on: stream)
         } else {
             try enqueue(pass, cache, layout)
@@ -273,7 +298,8 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
 
     private func deliver(
         _ batch: StepBatch, _ body: (_ segment: StepBatch.Segment, _ output: LaneOutput) -> Void
-    ) throws(CUDAError) {
+    ) throws {
+        if let group { return try deliver(batch, group, body) }
         let vocabularySize = configuration.vocabularySize
         var hasLogits = false
         for index in 0..<batch.segmentCount {
@@ -296,6 +322,35 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
                 segment,
                 .logits(
                     UnsafeMutableBufferPointer(start: logits + row * vocabularySize, count: vocabularySize)))
+        }
+    }
+
+    /// The logits of all parts, where this process gets them: tokens are chosen on the host.
+    private func deliver(
+        _ batch: StepBatch, _ group: GroupPart,
+        _ body: (_ segment: StepBatch.Segment, _ output: LaneOutput) -> Void
+    ) throws {
+        if batch.logitsCount == 0 { return }
+        let (count, wholeCount) = (configuration.vocabularySize, group.shard.whole.vocabularySize)
+        try stream.download(
+            scratch.logits, to: hostLogits.baseAddress, byteCount: batch.logitsCount * count * 4)
+        try stream.synchronize()
+        let own: UnsafeMutablePointer<Float> = hostLogits.pointer()
+        var all: UnsafeMutablePointer<Float>?
+        if groupLogits != nil { all = groupLogits!.pointer() }
+        for row in 0..<batch.logitsCount {
+            try group.communicator.gather(
+                own + row * count, counts: group.logitsCounts, to: all.map { $0 + row * wholeCount })
+        }
+        guard let all else { return }
+        for index in 0..<batch.segmentCount {
+            let segment = batch.segments[index]
+            if segment.logitsRow < 0 { continue }
+            body(
+                segment,
+                .logits(
+                    UnsafeMutableBufferPointer(
+                        start: all + segment.logitsRow * wholeCount, count: wholeCount)))
         }
     }
 

@@ -6,6 +6,11 @@ struct GPUScratch: ~Copyable {
     private let buffer: DeviceBuffer
     /// fp32 [rows, hidden]: the residual stream.
     let residual: UInt64
+    /// fp32 [rows, hidden]: what the pieces of a block are added to. The residual stream itself, but where that comes from
+    /// another process: zeros then, in front of a block.
+    let sum: UInt64
+    /// fp16 [max(hidden, embedding)], zeros: the row of a token that another process has.
+    let zeroRow: UInt64
     /// fp16 [rows, hidden]: a block's input, and the last rows before the logits.
     let normalized: UInt64
     /// fp16 [rows, 3, heads · head dimension]
@@ -27,13 +32,16 @@ struct GPUScratch: ~Copyable {
 
     static let counterCount = 65536
 
+    /// - Parameter hasOwnSum: blocks are not added to the residual stream.
     init(
         _ configuration: OPTConfiguration, rowCapacity: Int, logitsCapacity: Int, stepByteCount: Int,
-        context: Context
+        hasOwnSum: Bool = false, context: Context
     ) throws(CUDAError) {
         var layout = DeviceLayout()
         let hidden = configuration.hiddenSize
         let residual = layout.add(rowCapacity * hidden * 4)
+        let sum = hasOwnSum ? layout.add(rowCapacity * hidden * 4) : residual
+        let zeroRow = layout.add(max(hidden, configuration.embeddingSize) * 2)
         let normalized = layout.add(max(rowCapacity, logitsCapacity) * hidden * 2)
         let qkv = layout.add(rowCapacity * 3 * hidden * 2)
         let attended = layout.add(rowCapacity * hidden * 2)
@@ -46,6 +54,8 @@ struct GPUScratch: ~Copyable {
         buffer = try DeviceBuffer(byteCount: layout.byteCount, context: context)
         let base = buffer.address
         self.residual = base + residual
+        self.sum = base + sum
+        self.zeroRow = base + zeroRow
         self.normalized = base + normalized
         self.qkv = base + qkv
         self.attended = base + attended

@@ -64,9 +64,14 @@ public final class GPUWeights: @unchecked Sendable {  // read-only once loaded
         }
     }
 
-    /// The bytes of one staging slot: a whole layer's attention, and half of its MLP.
+    /// The bytes of one staging slot: a whole layer's attention, and half of its MLP. A part of a model may have few heads or
+    /// none; then it is what a piece of the MLP or of the token table has at least.
     static func slotByteCount(_ shape: ModelShape) -> Int {
-        OffloadFile.aligned(shape.headCount * shape.bytesPerHead)
+        OffloadFile.aligned(
+            max(
+                shape.headCount * shape.bytesPerHead,
+                min(Placement.rowUnit, shape.feedForwardSize) * shape.bytesPerNeuron,
+                min(Placement.rowUnit, shape.vocabularySize) * shape.bytesPerTokenRow))
     }
 
     init(

@@ -288,6 +288,7 @@ final class GPUWeightsBuilder<Source: TensorSource> {
     }
 
     func append(_ source: StreamedBlock.Source, byteCount: Int) -> Int {
+        precondition(byteCount <= ring!.slotByteCount, "a block of \(byteCount) bytes is larger than a slot")
         blocks.append(
             StreamedBlock(source: source, byteCount: byteCount, slot: blocks.count % ring!.slotCount))
         return blocks.count - 1

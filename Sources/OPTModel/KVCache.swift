@@ -37,7 +37,7 @@ public final class KVCache: LaneCache, @unchecked Sendable {
 
     /// The bytes of one position of one sequence, all layers and heads.
     public static func byteCountPerPosition(_ configuration: OPTConfiguration) -> Int {
-        2 * configuration.layerCount * configuration.hiddenSize * MemoryLayout<UInt16>.size
+        2 * configuration.layerCount * configuration.attentionWidth * MemoryLayout<UInt16>.size
     }
 
     /// [capacity, head dimension] of one head; `head` counts in the whole layer.

@@ -1,4 +1,5 @@
 import CUDA
+import Collectives
 import HostRuntime
 import SystemPackage
 
@@ -12,6 +13,7 @@ public struct ModelError: Error, Sendable, CustomStringConvertible {
         case gpu
         case cpu
         case offload
+        case group
     }
 
     public let code: Code
@@ -38,6 +40,7 @@ public struct ModelError: Error, Sendable, CustomStringConvertible {
         switch error {
         case let error as ModelError: self = error
         case let error as CUDAError: self.init(error)
+        case let error as CollectiveError: self.init(.group, error.description)
         case let error as HostMemoryError: self.init(.outOfMemory, error.description)
         default: self.init(.gpu, "\(error)")
         }

@@ -108,6 +108,7 @@ private struct ConfigurationFile: Decodable {
         }
         return OPTConfiguration(
             name: name, layerCount: num_hidden_layers, headCount: num_attention_heads,
+            headDimension: hidden_size / num_attention_heads,
             hiddenSize: hidden_size, feedForwardSize: ffn_dim, vocabularySize: vocab_size,
             maximumPositions: max_position_embeddings, embeddingSize: word_embed_proj_dim ?? hidden_size,
             activation: activation, normalizesBefore: normalizesBefore,

@@ -11,6 +11,7 @@ public struct OPTConfiguration: Sendable, Hashable {
     public var name: String
     public var layerCount: Int
     public var headCount: Int
+    public var headDimension: Int
     public var hiddenSize: Int
     /// The neurons of a layer's MLP.
     public var feedForwardSize: Int
@@ -33,7 +34,8 @@ public struct OPTConfiguration: Sendable, Hashable {
     public static let positionOffset = 2
     public static let layerNormEpsilon: Float = 1e-5
 
-    public var headDimension: Int { hiddenSize / headCount }
+    /// The width of all heads together; less than the hidden size where this is a part of a model.
+    public var attentionWidth: Int { headCount * headDimension }
     public var hasEmbeddingProjections: Bool { embeddingSize != hiddenSize }
     /// Queries are scaled by it after their bias.
     public var queryScale: Float { 1 / Float(headDimension).squareRoot() }
@@ -80,7 +82,8 @@ extension OPTConfiguration {
         let isGalactica = model.hasPrefix("galactica-")
         let is350M = size == "350m"
         self.init(
-            name: model, layerCount: shape.layers, headCount: shape.heads, hiddenSize: shape.hidden,
+            name: model, layerCount: shape.layers, headCount: shape.heads,
+            headDimension: shape.hidden / shape.heads, hiddenSize: shape.hidden,
             feedForwardSize: 4 * shape.hidden, vocabularySize: isGalactica ? 50000 : 50272,
             maximumPositions: 2048, embeddingSize: is350M ? 512 : shape.hidden,
             activation: isGalactica ? .gelu : .relu, normalizesBefore: !is350M, hasFinalLayerNorm: !is350M,
@@ -98,4 +101,16 @@ extension OPTConfiguration {
         "6.7b": (32, 32, 4096), "13b": (40, 40, 5120), "30b": (48, 56, 7168), "66b": (64, 72, 9216),
         "175b": (96, 96, 12288),
     ]
+}
+
+extension OPTConfiguration {
+    /// Eight digits that are equal for models of the same architecture and sizes, whatever they are called.
+    public var digest: String {
+        var anonymous = self
+        anonymous.name = ""
+        // FNV-1a.
+        let hash = "\(anonymous)".utf8.reduce(0x811c_9dc5 as UInt32) { ($0 ^ UInt32($1)) &* 0x0100_0193 }
+        let digits = String(hash, radix: 16)
+        return String(repeating: "0", count: 8 - digits.count) + digits
+    }
 }

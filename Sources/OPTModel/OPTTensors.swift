@@ -42,14 +42,17 @@ struct OPTTensors: Sendable {
     }
 
     func projectionWeight(_ projection: Projection, layer: Int) -> TensorSpecification {
-        matrix(
-            "layers.\(layer).self_attn.\(projection.rawValue).weight", configuration.hiddenSize,
-            configuration.hiddenSize)
+        let name = "layers.\(layer).self_attn.\(projection.rawValue).weight"
+        return projection == .output
+            ? matrix(name, configuration.hiddenSize, configuration.attentionWidth)
+            : matrix(name, configuration.attentionWidth, configuration.hiddenSize)
     }
 
     func projectionBias(_ projection: Projection, layer: Int) -> TensorSpecification? {
         guard configuration.hasBiases else { return nil }
-        return vector("layers.\(layer).self_attn.\(projection.rawValue).bias", configuration.hiddenSize)
+        return vector(
+            "layers.\(layer).self_attn.\(projection.rawValue).bias",
+            projection == .output ? configuration.hiddenSize : configuration.attentionWidth)
     }
 
     func attentionLayerNorm(_ part: Part, layer: Int) -> TensorSpecification? {

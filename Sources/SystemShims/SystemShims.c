@@ -36,6 +36,23 @@ int32_t tandem_allowed_processors(int32_t *processors, int32_t capacity) {
   return count;
 }
 
+int tandem_unbind_process(void) {
+  cpu_set_t set;
+  // The system leaves out those that are not granted.
+  memset(&set, 0xff, sizeof(set));
+  return sched_setaffinity(getpid(), sizeof(set), &set) == 0 ? 0 : errno;
+}
+
+int tandem_bind_process(const int32_t *processors, int32_t count) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  for (int32_t i = 0; i < count; i++) {
+    if (processors[i] < 0 || processors[i] >= CPU_SETSIZE) return EINVAL;
+    CPU_SET(processors[i], &set);
+  }
+  return sched_setaffinity(getpid(), sizeof(set), &set) == 0 ? 0 : errno;
+}
+
 void tandem_futex_wait(const uint32_t *word, uint32_t expected) {
   syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, NULL, NULL, 0);
 }

@@ -21,6 +21,7 @@ struct Bench: AsyncParsableCommand {
     @OptionGroup(title: "Model") var modelArguments: ModelArguments
     @OptionGroup(title: "Placement") var placement: PlacementArguments
     @OptionGroup(title: "Workload") var workload: WorkloadArguments
+    @OptionGroup(title: "Several processes") var processes: GroupArguments
 
     @Flag(help: "Print the report as JSON.")
     var json = false
@@ -41,6 +42,9 @@ struct Bench: AsyncParsableCommand {
         if sweep == nil && svg != nil {
             throw ValidationError("--svg draws a sweep; give --sweep computation")
         }
+        if sweep != nil && processes.useMpi {
+            throw ValidationError("--sweep compares what one process does; leave --use-mpi out")
+        }
         if sweepPoints < 2 { throw ValidationError("--sweep-points is \(sweepPoints); give 2 or more") }
     }
 
@@ -48,6 +52,9 @@ struct Bench: AsyncParsableCommand {
         if sweep != nil { return try await runSweep() }
         var options = try placement.engineOptions(modelArguments.engineOptions)
         options.expectedWorkload = workload.workload
+        let isConductor = try await modelArguments.join(
+            processes, model, defaultPath: ModelReference.randomWeightsPath, options: &options)
+        if !isConductor { return }
         let engine = try await modelArguments.load(
             model, defaultPath: ModelReference.randomWeightsPath, options: options, isQuiet: json)
         let report = try await workload.run(on: engine)

@@ -25,6 +25,7 @@ struct Generate: AsyncParsableCommand {
     @OptionGroup(title: "Model") var modelArguments: ModelArguments
     @OptionGroup(title: "Placement") var placement: PlacementArguments
     @OptionGroup(title: "Sampling") var sampling: SamplingArguments
+    @OptionGroup(title: "Several processes") var processes: GroupArguments
 
     @Option(
         name: [.customLong("batch-size"), .customLong("gpu-batch-size")],
@@ -48,10 +49,11 @@ struct Generate: AsyncParsableCommand {
     }
 
     func run() async throws {
+        var engineOptions = try placement.engineOptions(modelArguments.engineOptions)
+        if try await !modelArguments.join(processes, model, options: &engineOptions) { return }
         InterruptWatcher.install()
         let prompts = try input.read()
-        let engine = try await modelArguments.load(
-            model, options: try placement.engineOptions(modelArguments.engineOptions), isQuiet: quiet)
+        let engine = try await modelArguments.load(model, options: engineOptions, isQuiet: quiet)
         let options = sampling.options(over: engine.defaultGenerationOptions)
         let work = Mutex(
             Work(printer: CompletionPrinter(prompts: prompts, echoes: echo, isSilent: json), reports: []))

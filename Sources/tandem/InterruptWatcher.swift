@@ -43,7 +43,10 @@ enum InterruptWatcher {
     static func beforeLeavingStep(_ body: @escaping @Sendable () -> Void) { lastWords.withLock { $0 = body } }
 
     /// Ends the program as Ctrl-C does, at once: what is at work, on the GPU too, ends with it, and nobody waits for that.
-    static func end() -> Never { _exit(130) }
+    static func end() -> Never {
+        CurrentGroup.endAtOnce()
+        _exit(130)
+    }
 
     /// Says what has been done so far, and ends.
     private static func leaveStep() -> Never {

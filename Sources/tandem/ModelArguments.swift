@@ -1,4 +1,5 @@
 import ArgumentParser
+import Collectives
 import Engine
 import FoundationEssentials
 import OPTModel
@@ -47,6 +48,27 @@ struct ModelArguments: ParsableArguments {
         return try await Engine.load(
             reference, options: options, notice: { if !isQuiet { writeToStandardError($0 + "\n") } }
         ) { bar.update($0, of: $1) }
+    }
+
+    /// Joins the processes that share the model, where there are any.
+    ///
+    /// - Returns: false where this is not rank 0, and has done its part to the end.
+    func join(
+        _ processes: GroupArguments, _ model: String, defaultPath: String? = nil,
+        options: inout Engine.Options
+    ) async throws -> Bool {
+        guard processes.useMpi else { return true }
+        let reference = try reference(model, defaultPath: defaultPath)
+        let agreement = [
+            ControlLink.Agreement("--model", model),
+            ControlLink.Agreement("a config.json with the digest", try reference.configuration.digest),
+            ControlLink.Agreement("weights", reference.isRandom ? "random, --path _DUMMY_" : "of a folder"),
+        ]
+        options.group = try processes.join(agreement)
+        guard let group = options.group, !group.isConductor else { return true }
+        let engine = try await load(model, defaultPath: defaultPath, options: options, isQuiet: true)
+        try await engine.follow()
+        return false
     }
 
     /// What the project's tests let go wrong.

@@ -34,9 +34,8 @@ enum EmulatedGPU {
     /// Between two records of events in a stream that does its work at once: nobody looks at results then.
     nonisolated(unsafe) static var isTimed = false
     /// What is being captured, and what has been, by a graph's number from 1.
-    nonisolated(unsafe) private static var capture: Capture?
-    nonisolated(unsafe) private static var graphs: [Capture] = []
-    nonisolated(unsafe) private static var kernelNames: [String] = []
+    /// What the lanes of several threads share.
+    private static let shared = Mutex(Shared())
     nonisolated(unsafe) static let cpu =
         (tandem_cpu_kernels_for(TANDEM_AVX2)
         ?? tandem_cpu_kernels_for(TANDEM_PORTABLE))!.pointee
@@ -52,16 +51,24 @@ enum EmulatedGPU {
                 handle: 0, driver: driver))
     }
 
-    private final class Capture {
-        let thread = pthread_self()
-        var work: [() -> Void] = []
+    /// Guarded by the lock that it stands behind.
+    private struct Shared: @unchecked Sendable {
+        /// Of the threads that capture.
+        var captures: [pthread_t: [() -> Void]] = [:]
+        var graphs: [[() -> Void]] = []
+        var kernelNames: [String] = []
     }
 
     /// Puts work into a stream, or notes it where the calling thread captures.
     private static func perform(on handle: OpaquePointer?, _ work: @escaping () -> Void) {
-        if let capture, pthread_equal(capture.thread, pthread_self()) != 0 {
-            capture.work.append(work)
-        } else if let stream = stream(handle) {
+        nonisolated(unsafe) let work = work
+        let isCaptured = shared.withLock {
+            if $0.captures[pthread_self()] == nil { return false }
+            $0.captures[pthread_self()]!.append(work)
+            return true
+        }
+        if isCaptured { return }
+        if let stream = stream(handle) {
             stream.append(work)
         } else {
             work()
@@ -108,15 +115,16 @@ enum EmulatedGPU {
     }
 
     private static let beginCapture: @convention(c) (OpaquePointer?, Int32) -> CUresult = { _, _ in
-        capture = Capture()
+        shared.withLock { $0.captures[pthread_self()] = [] }
         return 0
     }
 
     private static let endCapture:
         @convention(c) (OpaquePointer?, UnsafeMutablePointer<OpaquePointer?>) -> CUresult = { _, handle in
-            graphs.append(capture!)
-            capture = nil
-            handle.pointee = OpaquePointer(bitPattern: graphs.count)
+            handle.pointee = shared.withLock {
+                $0.graphs.append($0.captures.removeValue(forKey: pthread_self())!)
+                return OpaquePointer(bitPattern: $0.graphs.count)
+            }
             return 0
         }
 
@@ -129,8 +137,11 @@ enum EmulatedGPU {
 
     private static let launchGraph: @convention(c) (OpaquePointer?, OpaquePointer?) -> CUresult = {
         graph, stream in
-        let captured = graphs[Int(bitPattern: graph) - 1].work
-        perform(on: stream) { for work in captured { work() } }
+        let number = Int(bitPattern: graph) - 1
+        nonisolated(unsafe) var captured: [() -> Void] = []
+        shared.withLock { captured = $0.graphs[number] }
+        let work = captured
+        perform(on: stream) { for work in work { work() } }
         return lossStatus
     }
 
@@ -170,8 +181,11 @@ enum EmulatedGPU {
         @convention(c) (
             UnsafeMutablePointer<OpaquePointer?>, OpaquePointer?, UnsafePointer<CChar>
         ) -> CUresult = { handle, _, name in
-            kernelNames.append(String(cString: name))
-            handle.pointee = OpaquePointer(bitPattern: kernelNames.count)
+            let name = String(cString: name)
+            handle.pointee = shared.withLock {
+                $0.kernelNames.append(name)
+                return OpaquePointer(bitPattern: $0.kernelNames.count)
+            }
             return 0
         }
 
@@ -183,7 +197,8 @@ enum EmulatedGPU {
             if defect == .failing || lossStatus != 0 { return 700 }
             if defect == .idle || isTimed { return 0 }
             let configuration = configuration.load(as: LaunchConfiguration.self)
-            let name = kernelNames[Int(bitPattern: kernel) - 1].dropFirst("tandem_kernel_".count)
+            let number = Int(bitPattern: kernel) - 1
+            let name = shared.withLock { $0.kernelNames[number] }.dropFirst("tandem_kernel_".count)
             // A kernel's arguments are its caller's only until the launch returns. None are larger.
             var copy = [UInt8](UnsafeRawBufferPointer(start: parameters[0]!, count: 160))
             perform(on: configuration.stream) {

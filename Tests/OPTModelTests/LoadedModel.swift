@@ -1,6 +1,7 @@
 import CPUKernels
 import CUDA
 import Checkpoints
+import Collectives
 import HostRuntime
 import Placement
 import Synchronization
@@ -38,6 +39,45 @@ struct LoadedModel {
         let weights = try OPTWeights(configuration, from: source, pool: pool, kernels: kernels) { _, _ in }
         decoder = Decoder(try CPULane(weights, pool: pool, kernels: kernels))
         self.configuration = configuration
+    }
+
+    /// One process's part of a model: rank 0's conducts.
+    init(
+        _ folder: FilePath, group: any Communicator, channel: any CommandChannel, workerCount: Int
+    ) throws {
+        configuration = try OPTConfiguration(folder: folder)
+        pool = WorkerPool(workerCount: workerCount)
+        let kernels = fastestKernels!
+        let part = GroupPart(configuration, group)
+        let weights = try OPTWeights(
+            part.shard.configuration,
+            from: try ShardSource(try CheckpointFiles(folder: folder), part.shard), pool: pool,
+            kernels: kernels
+        ) { _, _ in }
+        let lane = try CPULane(weights, group: part, pool: pool, kernels: kernels)
+        decoder = group.place.rank == 0 ? Decoder(ConductingLane(lane, channel: channel)) : Decoder(lane)
+    }
+
+    /// The same on a GPU, with the part's weights as `request` has them.
+    init(
+        _ folder: FilePath, group: any Communicator, channel: any CommandChannel,
+        onGPU request: PlacementRequest, context: Context, cpu: CPUPart? = nil
+    ) throws {
+        configuration = try OPTConfiguration(folder: folder)
+        pool = WorkerPool(workerCount: cpu?.workerCount ?? 1)
+        let part = GroupPart(configuration, group)
+        let weights = try GPULane.loadWeights(
+            part.shard.configuration, placement: Placement(part.shard.configuration.shape, request),
+            from: try ShardSource(try CheckpointFiles(folder: folder), part.shard), pool: pool,
+            kernels: fastestKernels!, context: context,
+            options: GPUWeights.Options(offloadFolder: "/var/tmp")
+        ) { _, _ in }
+        gpuWeights = weights
+        let workers = CPUWorkers(
+            pool, kernels: fastestKernels!, computesCache: !weights.placement.computesOnCPU)
+        let lane = try GPULane(
+            weights, context: context, group: part, cpu: cpu == nil ? nil : workers)
+        decoder = group.place.rank == 0 ? Decoder(ConductingLane(lane, channel: channel)) : Decoder(lane)
     }
 
     /// The processor's part of decode steps on the GPU.

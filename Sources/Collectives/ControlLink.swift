@@ -1,0 +1,361 @@
+import Glibc
+import HostRuntime
+import Synchronization
+
+/// How the processes of a group stay together: rank 0's commands go over it, and each learns of the others' end, however
+/// that comes.
+///
+/// A star: every rank is connected with rank 0, once for commands and once for beats and news of failures, which a thread of
+/// its own reads. Results do not go over it; they have a `Communicator`.
+public final class ControlLink: CommandChannel, @unchecked Sendable {  // sockets are set once, before any thread
+    public struct Address: Sendable, Hashable, CustomStringConvertible {
+        public var host: String
+        /// 0 for any free one, where rank 0 listens.
+        public var port: Int
+
+        public init(host: String, port: Int) {
+            self.host = host
+            self.port = port
+        }
+
+        public var description: String { "\(host):\(port)" }
+    }
+
+    /// A named value that all ranks must have.
+    public struct Agreement: Sendable, Hashable, Codable {
+        public var name: String
+        public var value: String
+
+        public init(_ name: String, _ value: String) {
+            self.name = name
+            self.value = value
+        }
+    }
+
+    public struct Limits: Sendable {
+        /// How long ranks wait for each other at the start.
+        public var meetSeconds = 30.0
+        /// Between two signs of life.
+        public var beatSeconds = 0.5
+        /// A rank that gives no sign of life for so long is lost.
+        public var silenceSeconds = 5.0
+        /// A rank for which all others wait for so long holds them up for ever.
+        public var stallSeconds = 8.0
+        /// All ranks wait for each other: what they exchange results with is at fault.
+        public var jamSeconds = 30.0
+
+        public init() {}
+    }
+
+    /// Why the group cannot go on.
+    public struct Failure: Sendable {
+        /// Whether this rank is the one that says it.
+        public var speaks: Bool
+        public var sentence: String
+    }
+
+    /// Rank 0's place to meet, which the others may be told.
+    public struct Listener: Sendable {
+        public let address: Address
+        public var port: Int { address.port }
+        let socket: Socket
+
+        public init(_ address: Address) throws(CollectiveError) {
+            let (socket, port) = try Socket.listen(at: address)
+            self.socket = socket
+            self.address = Address(host: address.host, port: port)
+        }
+    }
+
+    public let place: RankPlace
+    /// Of the other ranks in order, where this is rank 0; else rank 0 alone.
+    private let peers: [Peer]
+    private let progress: GroupProgress
+    private let limits: Limits
+    private let onFailure: @Sendable (Failure) -> Void
+    /// The link has ended, one way or the other.
+    private let isOver = Atomic<Bool>(false)
+    /// All ranks wait for commands, or have: rank 0's view.
+    private var areReady = false
+    private var isReady = false
+    private let watch: Mutex<Watch>
+
+    /// Looks for the next command, without sleeping, before it sleeps: some hundred microseconds.
+    private static let polls = 500
+
+    init(
+        place: RankPlace, peers: [Peer], progress: GroupProgress, limits: Limits,
+        onFailure: @escaping @Sendable (Failure) -> Void
+    ) {
+        self.place = place
+        self.peers = peers
+        self.progress = progress
+        self.limits = limits
+        self.onFailure = onFailure
+        watch = Mutex(Watch(peers, progress.state))
+        for peer in peers { pthread_detach(startThread { [self] in listen(to: peer) }) }
+        pthread_detach(startThread { [self] in beat() })
+    }
+
+    /// Another rank, as this one is connected with it.
+    struct Peer: Sendable {
+        let rank: Int
+        let hostName: String
+        let commands, news: Socket
+    }
+
+    private var isConductor: Bool { place.rank == 0 }
+
+    // MARK: Commands
+
+    public func send(_ command: UnsafeRawBufferPointer) throws(CollectiveError) {
+        precondition(isConductor, "ControlLink: rank \(place.rank) sends a command")
+        try awaitReady()
+        for peer in peers {
+            do throws(Socket.Failure) {
+                try peer.commands.write(.command, command)
+            } catch {
+                throw lost(peer)
+            }
+        }
+    }
+
+    /// Waits until all ranks have loaded their parts.
+    private func awaitReady() throws(CollectiveError) {
+        if areReady { return }
+        for peer in peers { _ = try answer(of: peer, .ready) }
+        areReady = true
+    }
+
+    public func receive(into buffer: inout [UInt8]) throws(CollectiveError) -> Bool {
+        let conductor = peers[0]
+        do throws(Socket.Failure) {
+            if !isReady {
+                try conductor.commands.write(.ready)
+                isReady = true
+            }
+            let (kind, count) = try conductor.commands.readHeader(polls: Self.polls)
+            if kind == .end { return false }
+            try conductor.commands.read(count, into: &buffer)
+            return true
+        } catch {
+            throw lost(conductor)
+        }
+    }
+
+    /// Answers rank 0's last command.
+    public func reply(_ bytes: [UInt8]) throws(CollectiveError) {
+        do throws(Socket.Failure) {
+            try peers[0].commands.write(.reply, bytes)
+        } catch {
+            throw lost(peers[0])
+        }
+    }
+
+    /// What the other ranks answered to the last command, in their order.
+    public func replies() throws(CollectiveError) -> [[UInt8]] {
+        var all: [[UInt8]] = []
+        for peer in peers { all.append(try answer(of: peer, .reply)) }
+        return all
+    }
+
+    private func answer(of peer: Peer, _ kind: Frame.Kind) throws(CollectiveError) -> [UInt8] {
+        do throws(Socket.Failure) {
+            let (found, bytes) = try peer.commands.readFrame()
+            if found == kind { return bytes }
+        } catch {}
+        throw lost(peer)
+    }
+
+    /// The thread that reads the news ends the process, and knows better why; this is what else is left to say.
+    private func lost(_ peer: Peer) -> CollectiveError {
+        CollectiveError(.lostRank, "rank \(peer.rank) on \(peer.hostName) is gone")
+    }
+
+    // MARK: The end
+
+    /// The orderly end, by rank 0: the others' `receive` returns false.
+    public func end() {
+        precondition(isConductor, "ControlLink: rank \(place.rank) ends the group")
+        if isOver.exchange(true, ordering: .acquiringAndReleasing) { return }
+        for peer in peers {
+            try? peer.news.write(.end)
+            try? peer.commands.write(.end)
+        }
+    }
+
+    /// Tells all ranks that this one ends, and says why itself. On any thread, once.
+    public func fail(_ sentence: String) {
+        if isOver.exchange(true, ordering: .acquiringAndReleasing) { return }
+        tellFailure(sentence)
+    }
+
+    private func tellFailure(_ sentence: String) {
+        for peer in peers { try? peer.news.write(.failure, sentence) }
+    }
+
+    /// The group cannot go on.
+    private func giveUp(_ failure: Failure) {
+        if isOver.exchange(true, ordering: .acquiringAndReleasing) { return }
+        // The rank at fault too: should it be there after all, it need not say that the others have gone.
+        tellFailure(failure.sentence)
+        // Whoever waits for a command or an answer is done waiting.
+        for peer in peers { peer.commands.shutDown() }
+        onFailure(failure)
+    }
+
+    // MARK: News
+
+    private func listen(to peer: Peer) {
+        do throws(Socket.Failure) {
+            while true {
+                let (kind, bytes) = try peer.news.readFrame()
+                switch kind {
+                case .beat:
+                    let word = bytes.reversed().reduce(UInt64(0)) { $0 << 8 | UInt64($1) }
+                    watch.withLock { $0.hear(of: peer.rank, GroupProgress.State(word: word)) }
+                case .failure:
+                    return giveUp(
+                        Failure(speaks: false, sentence: String(decoding: bytes, as: UTF8.self)))
+                case .stall:
+                    return giveUp(Failure(speaks: true, sentence: String(decoding: bytes, as: UTF8.self)))
+                case .end:
+                    isOver.store(true, ordering: .releasing)
+                    return
+                default: return
+                }
+            }
+        } catch {
+            giveUp(
+                Failure(
+                    speaks: speaks(of: peer),
+                    sentence:
+                        "rank \(peer.rank) on \(peer.hostName) ended without a word (killed, or out of memory?): "
+                        + "all ranks stop"))
+        }
+    }
+
+    /// Whether this rank speaks for one that cannot: rank 0 does, and for rank 0, rank 1.
+    private func speaks(of peer: Peer) -> Bool { isConductor || place.rank == 1 }
+
+    // MARK: Signs of life
+
+    private func beat() {
+        while !isOver.load(ordering: .acquiring) {
+            let state = progress.state
+            let bytes = withUnsafeBytes(of: state.word.littleEndian, Array.init)
+            for peer in peers { try? peer.news.write(.beat, bytes) }
+            usleep(UInt32(limits.beatSeconds * 1e6))
+            if let finding = watch.withLock({ $0.look(own: progress.state, limits) }) { act(on: finding) }
+        }
+    }
+
+    private func act(on finding: Watch.Finding) {
+        switch finding {
+        case .silence(let rank):
+            let peer = peers.first { $0.rank == rank }!
+            giveUp(
+                Failure(
+                    speaks: speaks(of: peer),
+                    sentence:
+                        "rank \(rank) on \(peer.hostName) has given no sign of life for \(limits.silenceSeconds) s (stopped, "
+                        + "or its machine is lost): all ranks stop"))
+        case .stall(let rank, let meeting):
+            // The others see this from where they wait: only rank 0 sees all.
+            if !isConductor { return }
+            let sentence =
+                "rank \(rank) has not come to meeting \(meeting) of the ranks for \(limits.stallSeconds) s, while all others "
+                + "wait there: all ranks stop"
+            let peer = peers.first { $0.rank == rank }
+            try? peer?.news.write(.stall, sentence)
+            giveUp(Failure(speaks: peer == nil, sentence: sentence))
+        case .jam(let meeting):
+            if !isConductor { return }
+            giveUp(
+                Failure(
+                    speaks: true,
+                    sentence:
+                        "all ranks wait in meeting \(meeting) for \(limits.jamSeconds) s and it does not end: look at "
+                        + "the network between their machines, and at the library that they exchange results with"
+                ))
+        }
+    }
+
+    // MARK: For tests
+
+    /// As if the process had been killed.
+    func vanish() {
+        isOver.store(true, ordering: .releasing)
+        for peer in peers {
+            peer.commands.shutDown()
+            peer.news.shutDown()
+        }
+    }
+
+    /// As if the process stood still.
+    func fallSilent() { isOver.store(true, ordering: .releasing) }
+}
+
+/// What a rank knows of the others' signs of life.
+private struct Watch {
+    enum Finding {
+        case silence(rank: Int)
+        case stall(rank: Int, meeting: UInt64)
+        case jam(meeting: UInt64)
+    }
+
+    private struct Seen {
+        let rank: Int
+        var state = GroupProgress.State(word: 0)
+        var heard = ContinuousClock.now
+        /// Since when the state is what it is.
+        var since = ContinuousClock.now
+
+        mutating func take(_ new: GroupProgress.State, _ now: ContinuousClock.Instant) {
+            heard = now
+            if new != state { (state, since) = (new, now) }
+        }
+    }
+
+    private var others: [Seen]
+    private var own: Seen
+    private var lastLook = ContinuousClock.now
+
+    init(_ peers: [ControlLink.Peer], _ state: GroupProgress.State) {
+        others = peers.map { Seen(rank: $0.rank) }
+        own = Seen(rank: -1, state: state)
+    }
+
+    mutating func hear(of rank: Int, _ state: GroupProgress.State) {
+        guard let index = others.firstIndex(where: { $0.rank == rank }) else { return }
+        others[index].take(state, .now)
+    }
+
+    mutating func look(own state: GroupProgress.State, _ limits: ControlLink.Limits) -> Finding? {
+        let now = ContinuousClock.now
+        own.take(state, now)
+        if lastLook.duration(to: now) > .seconds(limits.beatSeconds + limits.silenceSeconds / 2) {
+            // It was this rank that stood still: what the others sent meanwhile is still to be read.
+            for index in others.indices { others[index].heard = now }
+        }
+        lastLook = now
+        if let silent = others.first(where: { $0.heard.duration(to: now) > .seconds(limits.silenceSeconds) })
+        {
+            return .silence(rank: silent.rank)
+        }
+        let all = others + [own]
+        let waiting = all.filter(\.state.isWaiting)
+        guard let meeting = waiting.map(\.state.meetingCount).max() else { return nil }
+        func haveWaited(_ seconds: Double) -> Bool {
+            waiting.allSatisfy {
+                $0.state.meetingCount == meeting && $0.since.duration(to: now) > .seconds(seconds)
+            }
+        }
+        if waiting.count == all.count { return haveWaited(limits.jamSeconds) ? .jam(meeting: meeting) : nil }
+        guard waiting.count == all.count - 1, haveWaited(limits.stallSeconds),
+            let missing = all.first(where: { !$0.state.isWaiting }), missing.state.meetingCount < meeting,
+            missing.since.duration(to: now) > .seconds(limits.stallSeconds)
+        else { return nil }
+        return .stall(rank: missing.rank < 0 ? 0 : missing.rank, meeting: meeting)
+    }
+}
