@@ -59,9 +59,12 @@ extension CPULane {
             pool.barrier.wait()
             x = scratch.narrow
         }
-        project(
-            x, embedding.tokens, inputs: width, columns: part(of: configuration.vocabularySize, worker),
-            outputs: configuration.vocabularySize, to: step.logits, rowCount: batch.logitsCount)
+        let tokenCount = configuration.vocabularySize
+        work(on: tokenCount, worker) { columns, _ in
+            project(
+                x, embedding.tokens, inputs: width, columns: columns, outputs: tokenCount, to: step.logits,
+                rowCount: batch.logitsCount)
+        }
     }
 
     private func position(_ step: Step, _ row: Int) -> UnsafePointer<UInt16> {
