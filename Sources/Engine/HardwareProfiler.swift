@@ -209,9 +209,15 @@ private final class BarrierTask: WorkerTask {
 extension HardwareProfile {
     /// Takes what CPU memory gave in a run for what it gives.
     public mutating func take(_ rates: HardwareProfiler.HostRates) {
-        processor.memoryReadBytesPerSecond = rates.fastestReadAlone
-        guard let read = rates.readTogether, let upload = rates.uploadTogether else { return }
-        together?.memoryReadBytesPerSecond = read
+        take(
+            readAlone: rates.fastestReadAlone, readTogether: rates.readTogether, upload: rates.uploadTogether)
+    }
+
+    /// Bytes a second; nil for what was not measured.
+    public mutating func take(readAlone: Double?, readTogether: Double?, upload: Double?) {
+        if let readAlone { processor.memoryReadBytesPerSecond = readAlone }
+        guard let readTogether, let upload else { return }
+        together?.memoryReadBytesPerSecond = readTogether
         together?.uploadBytesPerSecond = upload
     }
 }

@@ -34,6 +34,8 @@ public final class WorkShares: @unchecked Sendable {  // a worker writes its own
         private let padding: (SIMD16<Int64>, SIMD16<Int64>) = (.zero, .zero)
     }
 
+    /// The columns or inputs of a product that are not divided: as many as the kernels read side by side.
+    public static let productUnit = 8
     /// Of the work, what is divided beforehand.
     private static let dividedShare = 0.75
     /// Of the way to what the last run shows, where workers came at nearly the same time, and where they did not.

@@ -421,7 +421,7 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
     private var answer: UnsafeMutablePointer<Float> { link.answer.assumingMemoryBound(to: Float.self) }
 
     private func work(on count: Int, _ worker: Int, _ body: (_ run: Range<Int>, _ isFirst: Bool) -> Void) {
-        shares.work(on: count, worker: worker, multiple: 16, body)
+        shares.work(on: count, worker: worker, multiple: WorkShares.productUnit, body)
     }
 
     /// The part of `count` that a worker computes. Cache lines of fp32 results are not divided.

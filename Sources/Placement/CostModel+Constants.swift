@@ -19,6 +19,9 @@ extension CostModel {
     static let cpuRowCount = 32
     /// The meetings of all threads in a block: four at most, of 1.2 to 1.6 µs.
     static let cpuBlockSeconds = 5e-6
+    /// What a block beside a GPU takes on top of that: norm and hand-over on the GPU, each phase's first reads and last
+    /// stragglers. 40 to 65 µs were left of measured steps (6.7b, 1.3b; batch 1 and 8), medians of a sweep.
+    static let cpuBlockSecondsBesideGPU = 50e-6
     /// Products of several rows, a thread: 92 GFLOP/s in prefill of 6.7b and 88 for the rows of batch 8 beyond the first
     /// (AVX-512, 16 threads); 70 in prefill of 1.3b with AVX2.
     static func cpuOperationsPerSecond(_ instructionSet: String) -> Double {

@@ -86,7 +86,8 @@ extension CostModel {
         guard block.cpuByteCount > 0 else { return 0 }
         let weightCount = block.cpuWeightByteCount / Double(bytesPerWeight)
         let operationCount = 2 * weightCount * Double(workload.batchSize - 1)
-        return Self.cpuBlockSeconds + block.cpuByteCount / bytesPerSecond
+        let overhead = Self.cpuBlockSeconds + (hardware.gpu == nil ? 0 : Self.cpuBlockSecondsBesideGPU)
+        return overhead + block.cpuByteCount / bytesPerSecond
             + operationCount / rates.cpuOperations
     }
 

@@ -103,7 +103,8 @@ struct Sweep {
         var profile = planner.hardware
         if let before, let after { profile.take(before.mean(with: after)) }
         return SweepReport.Measurement(
-            report, on: profile, predicted: try predict(profile, engine)?.decodeStep.seconds)
+            stepSeconds: report.stepSeconds, prefillSeconds: report.prefillSeconds, on: profile,
+            predicted: try predict(profile, engine)?.decodeStep.seconds)
     }
 
     private func log(_ line: String) {
@@ -126,11 +127,14 @@ struct SweepReport: Encodable {
         var cpuTogetherBytesPerSecond: Double?
         var uploadTogetherBytesPerSecond: Double?
 
-        init(_ report: GenerationReport, on profile: HardwareProfile, predicted seconds: Double?) {
-            let settled = report.stepSeconds.suffix((report.stepSeconds.count + 1) / 2)
+        init(
+            stepSeconds: [Double], prefillSeconds: Double, on profile: HardwareProfile,
+            predicted seconds: Double?
+        ) {
+            let settled = stepSeconds.suffix((stepSeconds.count + 1) / 2)
             median = (SweepReport.median(Array(settled)) ?? 0) * 1e3
-            mean = report.decodeSeconds / Double(max(1, report.stepSeconds.count)) * 1e3
-            prefillSeconds = report.prefillSeconds
+            mean = stepSeconds.reduce(0, +) / Double(max(1, stepSeconds.count)) * 1e3
+            self.prefillSeconds = prefillSeconds
             predicted = seconds.map { $0 * 1e3 }
             cpuBytesPerSecond = profile.processor.memoryReadBytesPerSecond
             cpuTogetherBytesPerSecond = profile.together?.memoryReadBytesPerSecond
