@@ -120,6 +120,9 @@ struct SweepReport: Encodable {
         /// Of all steps.
         var mean: Double
         var prefillSeconds: Double
+        /// Prefill and all steps: what the planner makes as short as it can.
+        var totalSeconds: Double { prefillSeconds + mean * Double(stepCount) / 1e3 }
+        var stepCount: Int
         /// At the rates of this run; nil where the cost model does not know what computes.
         var predicted: Double?
         /// What CPU memory gave around the run: to the CPU alone, to it beside copies, and to these.
@@ -134,6 +137,7 @@ struct SweepReport: Encodable {
             let settled = stepSeconds.suffix((stepSeconds.count + 1) / 2)
             median = (SweepReport.median(Array(settled)) ?? 0) * 1e3
             mean = stepSeconds.reduce(0, +) / Double(max(1, stepSeconds.count)) * 1e3
+            stepCount = stepSeconds.count
             self.prefillSeconds = prefillSeconds
             predicted = seconds.map { $0 * 1e3 }
             cpuBytesPerSecond = profile.processor.memoryReadBytesPerSecond
@@ -157,6 +161,7 @@ struct SweepReport: Encodable {
         var median: Double? { SweepReport.median(measurements.map(\.median)) }
         /// Of the rounds' runs alone: the sweep's own was among the best of many.
         var finalMedian: Double? { SweepReport.median(measurements.dropFirst().map(\.median)) }
+        var finalTotal: Double? { SweepReport.median(measurements.dropFirst().map(\.totalSeconds)) }
     }
 
     struct Choice: Encodable {
@@ -168,6 +173,7 @@ struct SweepReport: Encodable {
         var measurements: [Measurement] = []
 
         var median: Double? { SweepReport.median(measurements.map(\.median)) }
+        var total: Double? { SweepReport.median(measurements.map(\.totalSeconds)) }
     }
 
     var model: String
@@ -250,14 +256,20 @@ struct SweepReport: Encodable {
         lines += choice.measurements.map { row("planner", $0) }
         lines.append("")
         lines.append("the planner's choice: \(choice.arguments)")
+        func distance(_ value: Double, to least: Double) -> String {
+            let behind = 100 * (value / least - 1)
+            return "\(abs(behind).formatted(decimals: 1)) % " + (behind < 0 ? "ahead of" : "behind")
+        }
         if let best, let least = best.finalMedian, let median = choice.median {
-            let behind = 100 * (median / least - 1)
             lines.append(
-                "run in turns: \(median.formatted(decimals: 2)) ms a token, "
-                    + "\(abs(behind).formatted(decimals: 1)) % "
-                    + (behind < 0 ? "ahead of" : "behind")
-                    + " the best point, \(least.formatted(decimals: 2)) ms at \(best.percent.plain) %; "
+                "run in turns: \(median.formatted(decimals: 2)) ms a token, \(distance(median, to: least)) the best point, "
+                    + "\(least.formatted(decimals: 2)) ms at \(best.percent.plain) %; "
                     + "the floor is \(floor.formatted(decimals: 2)) ms")
+        }
+        if let least = points.compactMap(\.finalTotal).min(), let total = choice.total {
+            lines.append(
+                "prefill and all steps: \(total.formatted(decimals: 3)) s, \(distance(total, to: least)) the best point's "
+                    + "\(least.formatted(decimals: 3)) s")
         }
         let off = (points.flatMap(\.measurements) + choice.measurements).compactMap { measurement in
             measurement.predicted.map { 100 * abs(measurement.median / $0 - 1) }

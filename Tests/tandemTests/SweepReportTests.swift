@@ -61,6 +61,8 @@ struct SweepReportTests {
         #expect(report.best?.finalMedian.map { abs($0 - 55) < 1e-9 } == true)
         let text = report.text
         #expect(text.contains("57.00 ms a token, 3.6 % behind the best point, 55.00 ms at 50 %"), "\(text)")
+        #expect(
+            text.contains("prefill and all steps: 0.257 s, 0.8 % behind the best point's 0.255 s"), "\(text)")
         #expect(text.contains("off by") && text.contains("24.0 % at most"), "\(text)")
     }
 
