@@ -5,7 +5,13 @@ extension Engine {
     /// What is expected of a workload with this placement, from what is remembered of the machine; nil where nothing is,
     /// or what computes is nothing that the cost model knows.
     public func prediction(for workload: Workload) -> LatencyPrediction? {
-        guard var profile = HardwareProfile.remembered(), !computesCacheOnCPU else { return nil }
+        HardwareProfile.remembered().flatMap { prediction(for: workload, on: $0) }
+    }
+
+    /// The same on a machine with these rates.
+    public func prediction(for workload: Workload, on profile: HardwareProfile) -> LatencyPrediction? {
+        if computesCacheOnCPU { return nil }
+        var profile = profile
         if gpuLane == nil {
             profile.gpu = nil
             profile.together = nil

@@ -1,6 +1,7 @@
 import CPUKernels
 import HostRuntime
 import OPTModel
+import Placement
 import Synchronization
 
 /// Measures what the machine sustains, with the engine's own threads, so that a result can be held against it.
@@ -60,8 +61,23 @@ public struct HardwareProfiler: Sendable {
     public struct HostRates: Sendable {
         /// A plain loop that reads it in order.
         public var readAlone: Double
+        /// The faster one of that and several streams side by side.
+        public var fastestReadAlone: Double
         /// The fastest loop that we know and copies to the GPU, at the same time; nil where nothing is copied.
         public var readTogether, uploadTogether: Double?
+
+        /// The mean of what was measured before and after a run.
+        public func mean(with other: HostRates) -> HostRates {
+            func mean(_ one: Double?, _ two: Double?) -> Double? {
+                guard let one, let two else { return nil }
+                return (one + two) / 2
+            }
+            return HostRates(
+                readAlone: (readAlone + other.readAlone) / 2,
+                fastestReadAlone: (fastestReadAlone + other.fastestReadAlone) / 2,
+                readTogether: mean(readTogether, other.readTogether),
+                uploadTogether: mean(uploadTogether, other.uploadTogether))
+        }
     }
 
     /// What CPU memory gives to the CPU's part of a decode step, and to the copies beside it; nil where the CPU computes
@@ -79,10 +95,15 @@ public struct HardwareProfiler: Sendable {
                     regions: [UnsafeRawBufferPointer(start: memory.baseAddress, count: byteCount)],
                     read: read, workerCount: engine.threadCount)
             }
-            let alone = task(engine.kernels.pointee.read_in_order)
-            let start = ContinuousClock.now
-            engine.pool.run(alone)
-            var rates = HostRates(readAlone: Double(byteCount) / start.duration(to: .now).seconds)
+            func rate(_ read: @escaping ReadTask.Read) -> Double {
+                let task = task(read)
+                let start = ContinuousClock.now
+                for _ in 0..<Self.hostRounds { engine.pool.run(task) }
+                return Double(Self.hostRounds * byteCount) / start.duration(to: .now).seconds
+            }
+            let plain = rate(engine.kernels.pointee.read_in_order)
+            var rates = HostRates(
+                readAlone: plain, fastestReadAlone: max(plain, rate(engine.kernels.pointee.read_all)))
             guard let lane = engine.gpuLane, lane.weights.placement.streamsWeights else { return rates }
             let bandwidth = lane.bandwidth
             let beside = task(engine.kernels.pointee.read_all)
@@ -98,6 +119,9 @@ public struct HardwareProfiler: Sendable {
             return rates
         }
     }
+
+    /// About as long as a decode step of a model that is worth dividing.
+    private static let hostRounds = 4
 
     private func seconds(_ task: any WorkerTask) async throws -> Double {
         try await engine.leader.perform { [engine] in
@@ -179,5 +203,21 @@ private final class BarrierTask: WorkerTask {
 
     func run(worker: Int) {
         for _ in 0..<Self.count { barrier.wait() }
+    }
+}
+
+extension HardwareProfile {
+    /// Takes what CPU memory gave in a run for what it gives.
+    public mutating func take(_ rates: HardwareProfiler.HostRates) {
+        take(
+            readAlone: rates.fastestReadAlone, readTogether: rates.readTogether, upload: rates.uploadTogether)
+    }
+
+    /// Bytes a second; nil for what was not measured.
+    public mutating func take(readAlone: Double?, readTogether: Double?, upload: Double?) {
+        if let readAlone { processor.memoryReadBytesPerSecond = readAlone }
+        guard let readTogether, let upload else { return }
+        together?.memoryReadBytesPerSecond = readTogether
+        together?.uploadBytesPerSecond = upload
     }
 }

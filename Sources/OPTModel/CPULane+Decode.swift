@@ -9,54 +9,54 @@ extension CPULane {
         let width = shard.heads.count * configuration.headDimension
         let attention = shard.attention
 
-        let columns = part(of: 3 * width, worker)
-        shares.note(worker) {
+        let x = blockInput(attention.norm, rowCount, worker)
+        work(on: 3 * width, worker) { columns, _ in
             var qkv = tandem_linear(
-                x: blockInput(attention.norm, rowCount, worker), x_stride: hidden,
+                x: x, x_stride: hidden,
                 weights: attention.qkv + columns.lowerBound * hidden,
                 bias: attention.qkvBias.map { $0 + columns.lowerBound },
                 y: scratch.qkv + columns.lowerBound, y_stride: 3 * width,
                 rows: rowCount, inputs: hidden, outputs: columns.count, activation: TANDEM_IDENTITY)
             kernels.linear(&qkv)
+            scaleQueries(in: columns, width: width, rowCount: rowCount)
         }
-        scaleQueries(in: columns, width: width, rowCount: rowCount)
         pool.barrier.wait()
 
         attendAll(shard, layer: index, step, worker)
         pool.barrier.wait()
 
-        let inputs = part(of: width, worker)
-        var output = tandem_linear_transposed(
-            x: scratch.attended + inputs.lowerBound, x_stride: width,
-            weights: attention.output + inputs.lowerBound * hidden,
-            y: scratch.partial(worker: worker), y_stride: hidden,
-            rows: rowCount, inputs: inputs.count, outputs: hidden)
-        shares.note(worker) { kernels.linear_transposed(&output) }
+        work(on: width, worker) { inputs, isFirst in
+            var output = tandem_linear_transposed(
+                x: scratch.attended + inputs.lowerBound, x_stride: width,
+                weights: attention.output + inputs.lowerBound * hidden,
+                y: scratch.partial(worker: worker), y_stride: hidden,
+                rows: rowCount, inputs: inputs.count, outputs: hidden, accumulate: isFirst ? 0 : 1)
+            kernels.linear_transposed(&output)
+        }
         joinPartials(attention.outputBias, attention.norm, step, worker)
     }
 
     /// fc1 and fc2 of a thread's neurons without a meeting between them.
     func decodeMLP(_ mlp: MLPWeights, neuronCount: Int, _ step: Step, _ worker: Int) {
-        shares.note(worker) { computeNeurons(mlp, neuronCount, step.batch.rowCount, worker) }
-        joinPartials(mlp.fc2Bias, mlp.norm, step, worker)
-    }
-
-    private func computeNeurons(_ mlp: MLPWeights, _ neuronCount: Int, _ rowCount: Int, _ worker: Int) {
         let hidden = configuration.hiddenSize
-        let neurons = part(of: neuronCount, worker)
-        var fc1 = tandem_linear(
-            x: blockInput(mlp.norm, rowCount, worker), x_stride: hidden,
-            weights: mlp.fc1 + neurons.lowerBound * hidden,
-            bias: mlp.fc1Bias.map { $0 + neurons.lowerBound },
-            y: scratch.neurons + neurons.lowerBound, y_stride: neuronCount,
-            rows: rowCount, inputs: hidden, outputs: neurons.count, activation: activation)
-        kernels.linear(&fc1)
-        var fc2 = tandem_linear_transposed(
-            x: scratch.neurons + neurons.lowerBound, x_stride: neuronCount,
-            weights: mlp.fc2 + neurons.lowerBound * hidden,
-            y: scratch.partial(worker: worker), y_stride: hidden,
-            rows: rowCount, inputs: neurons.count, outputs: hidden)
-        kernels.linear_transposed(&fc2)
+        let rowCount = step.batch.rowCount
+        let x = blockInput(mlp.norm, rowCount, worker)
+        work(on: neuronCount, worker) { neurons, isFirst in
+            var fc1 = tandem_linear(
+                x: x, x_stride: hidden,
+                weights: mlp.fc1 + neurons.lowerBound * hidden,
+                bias: mlp.fc1Bias.map { $0 + neurons.lowerBound },
+                y: scratch.neurons + neurons.lowerBound, y_stride: neuronCount,
+                rows: rowCount, inputs: hidden, outputs: neurons.count, activation: activation)
+            kernels.linear(&fc1)
+            var fc2 = tandem_linear_transposed(
+                x: scratch.neurons + neurons.lowerBound, x_stride: neuronCount,
+                weights: mlp.fc2 + neurons.lowerBound * hidden,
+                y: scratch.partial(worker: worker), y_stride: hidden,
+                rows: rowCount, inputs: neurons.count, outputs: hidden, accumulate: isFirst ? 0 : 1)
+            kernels.linear_transposed(&fc2)
+        }
+        joinPartials(mlp.fc2Bias, mlp.norm, step, worker)
     }
 
     /// The block's input, normalized where the norm stands before the block. Every worker normalizes for itself:

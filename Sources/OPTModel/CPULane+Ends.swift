@@ -72,9 +72,11 @@ extension CPULane {
             x = scratch.narrow
         }
         let tokenCount = configuration.vocabularySize
-        project(
-            x, embedding.tokens, inputs: width, columns: part(of: tokenCount, worker), outputs: tokenCount,
-            to: step.ownLogits, rowCount: batch.logitsCount)
+        work(on: tokenCount, worker) { columns, _ in
+            project(
+                x, embedding.tokens, inputs: width, columns: columns, outputs: tokenCount, to: step.ownLogits,
+                rowCount: batch.logitsCount)
+        }
         gatherLogits(step, worker)
     }
 

@@ -160,6 +160,11 @@ public final class CPULane: Lane, WorkerTask, @unchecked Sendable {
         shares.part(of: count, worker: worker, multiple: 16)
     }
 
+    /// Does what falls to a worker of a product's `count` columns or inputs.
+    func work(on count: Int, _ worker: Int, _ body: (_ run: Range<Int>, _ isFirst: Bool) -> Void) {
+        shares.work(on: count, worker: worker, multiple: WorkShares.productUnit, body)
+    }
+
     /// Post-norm models normalize the residual stream behind each block, each worker some of the rows.
     func normalizeResidual(_ norm: LayerNormWeights, _ step: Step, _ worker: Int) {
         let rows = share(of: step.batch.rowCount, worker: worker, of: pool.activeCount)

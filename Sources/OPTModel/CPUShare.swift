@@ -260,9 +260,8 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
         let hidden = configuration.hiddenSize
         let width = heads.count * configuration.headDimension
         if let matrices {
-            let columns = part(of: 3 * width, worker)
-            shares.note(worker) {
-                let x = blockInput(chunk, width: hidden, worker)
+            let x = blockInput(chunk, width: hidden, worker)
+            work(on: 3 * width, worker) { columns, _ in
                 for which in 0..<3 {  // queries, keys, values
                     let own = columns.clamped(to: which * width..<(which + 1) * width)
                     if own.isEmpty { continue }
@@ -274,12 +273,12 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
                         activation: TANDEM_IDENTITY)
                     kernels.linear(&qkv)
                 }
-            }
-            let queries = columns.clamped(to: 0..<width)
-            let scale = configuration.queryScale
-            for row in 0..<chunk.count {
-                let values = scratch.qkv + row * 3 * width
-                for column in queries { values[column] *= scale }
+                let queries = columns.clamped(to: 0..<width)
+                let scale = configuration.queryScale
+                for row in 0..<chunk.count {
+                    let values = scratch.qkv + row * 3 * width
+                    for column in queries { values[column] *= scale }
+                }
             }
         }
         barrier.wait()
@@ -293,13 +292,14 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
         }
         barrier.wait()
         if let matrices {
-            let inputs = part(of: width, worker)
-            var output = tandem_linear_transposed(
-                x: scratch.attended + inputs.lowerBound, x_stride: width,
-                weights: matrices.outputs! + inputs.lowerBound * hidden,
-                y: scratch.partial(worker: worker), y_stride: hidden, rows: chunk.count,
-                inputs: inputs.count, outputs: hidden)
-            shares.note(worker) { kernels.linear_transposed(&output) }
+            work(on: width, worker) { inputs, isFirst in
+                var output = tandem_linear_transposed(
+                    x: scratch.attended + inputs.lowerBound, x_stride: width,
+                    weights: matrices.outputs! + inputs.lowerBound * hidden,
+                    y: scratch.partial(worker: worker), y_stride: hidden, rows: chunk.count,
+                    inputs: inputs.count, outputs: hidden, accumulate: isFirst ? 0 : 1)
+                kernels.linear_transposed(&output)
+            }
         }
         let isAlone = weights.layers[block.layer].attention.isEmpty
         join(
@@ -346,7 +346,7 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
     private func computeMLP(
         _ block: Block, _ neurons: Range<Int>, _ matrices: Matrices?, _ chunk: Range<Int>, _ worker: Int
     ) {
-        if let matrices { shares.note(worker) { computeNeurons(neurons.count, matrices, chunk, worker) } }
+        if let matrices { computeNeurons(neurons.count, matrices, chunk, worker) }
         let isAlone = weights.layers[block.layer].mlp.isEmpty
         join(
             block, neurons, chunk, bias: isAlone ? weights.hostShards[block.layer].mlp.fc2Bias : nil, worker,
@@ -355,33 +355,37 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
 
     private func computeNeurons(_ count: Int, _ matrices: Matrices, _ chunk: Range<Int>, _ worker: Int) {
         let hidden = configuration.hiddenSize
-        let own = part(of: count, worker)
-        let first = own.lowerBound
-        var fc1 = tandem_linear(
-            x: blockInput(chunk, width: hidden, worker), x_stride: hidden,
-            weights: matrices.inputs + first * hidden, bias: matrices.bias.map { $0 + first },
-            y: scratch.neurons + first, y_stride: count, rows: chunk.count, inputs: hidden,
-            outputs: own.count, activation: configuration.activation.cpuCode)
-        kernels.linear(&fc1)
-        var fc2 = tandem_linear_transposed(
-            x: scratch.neurons + first, x_stride: count, weights: matrices.outputs! + first * hidden,
-            y: scratch.partial(worker: worker), y_stride: hidden, rows: chunk.count, inputs: own.count,
-            outputs: hidden)
-        kernels.linear_transposed(&fc2)
+        let x = blockInput(chunk, width: hidden, worker)
+        work(on: count, worker) { own, isFirst in
+            let first = own.lowerBound
+            var fc1 = tandem_linear(
+                x: x, x_stride: hidden, weights: matrices.inputs + first * hidden,
+                bias: matrices.bias.map { $0 + first }, y: scratch.neurons + first, y_stride: count,
+                rows: chunk.count, inputs: hidden, outputs: own.count,
+                activation: configuration.activation.cpuCode)
+            kernels.linear(&fc1)
+            var fc2 = tandem_linear_transposed(
+                x: scratch.neurons + first, x_stride: count, weights: matrices.outputs! + first * hidden,
+                y: scratch.partial(worker: worker), y_stride: hidden, rows: chunk.count, inputs: own.count,
+                outputs: hidden, accumulate: isFirst ? 0 : 1)
+            kernels.linear_transposed(&fc2)
+        }
     }
 
     private func computeLogits(
         _ piece: Range<Int>, _ matrices: Matrices, _ chunk: Range<Int>, _ worker: Int
     ) {
         let width = configuration.embeddingSize
-        let columns = part(of: piece.count, worker)
-        let column = piece.lowerBound - rows.lowerBound + columns.lowerBound
-        var operation = tandem_linear(
-            x: blockInput(chunk, width: width, worker), x_stride: width,
-            weights: matrices.inputs + columns.lowerBound * width, bias: nil,
-            y: answer + chunk.lowerBound * rows.count + column, y_stride: rows.count,
-            rows: chunk.count, inputs: width, outputs: columns.count, activation: TANDEM_IDENTITY)
-        kernels.linear(&operation)
+        let x = blockInput(chunk, width: width, worker)
+        work(on: piece.count, worker) { columns, _ in
+            let column = piece.lowerBound - rows.lowerBound + columns.lowerBound
+            var operation = tandem_linear(
+                x: x, x_stride: width,
+                weights: matrices.inputs + columns.lowerBound * width, bias: nil,
+                y: answer + chunk.lowerBound * rows.count + column, y_stride: rows.count,
+                rows: chunk.count, inputs: width, outputs: columns.count, activation: TANDEM_IDENTITY)
+            kernels.linear(&operation)
+        }
     }
 
     /// The rows of the block's input in fp32. Every worker converts them for itself: it takes less time than a meeting.
@@ -415,6 +419,10 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
     }
 
     private var answer: UnsafeMutablePointer<Float> { link.answer.assumingMemoryBound(to: Float.self) }
+
+    private func work(on count: Int, _ worker: Int, _ body: (_ run: Range<Int>, _ isFirst: Bool) -> Void) {
+        shares.work(on: count, worker: worker, multiple: WorkShares.productUnit, body)
+    }
 
     /// The part of `count` that a worker computes. Cache lines of fp32 results are not divided.
     private func part(of count: Int, _ worker: Int) -> Range<Int> {

@@ -1,3 +1,4 @@
+import FoundationEssentials
 import Glibc
 import Placement
 import Synchronization
@@ -25,7 +26,9 @@ public final class OffloadFile: Sendable {
     init(in folder: FilePath, holding contents: String = "weights") throws(ModelError) {
         self.folder = folder
         self.contents = contents
-        _ = mkdir(folder.string, 0o700)
+        // With all that it lies in: a new user has no ~/.cache.
+        try? FileManager.default.createDirectory(
+            atPath: folder.string, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])
         var descriptor: Int32 = -1
         var isDirect = true
         for direct in [true, false] where descriptor < 0 {

@@ -19,10 +19,20 @@ extension CostModel {
     static let cpuRowCount = 32
     /// The meetings of all threads in a block: four at most, of 1.2 to 1.6 µs.
     static let cpuBlockSeconds = 5e-6
-    /// Products of several rows, a thread: 92 GFLOP/s in prefill of 6.7b and 88 for the rows of batch 8 beyond the first
-    /// (AVX-512, 16 threads); 70 in prefill of 1.3b with AVX2.
+    /// What a block beside a GPU takes on top of that: norm and hand-over on the GPU, each phase's first reads and last
+    /// stragglers. 40 to 65 µs were left of measured steps (6.7b, 1.3b; batch 1 and 8), medians of a sweep.
+    static let cpuBlockSecondsBesideGPU = 50e-6
+    /// Products of many rows, a thread: 92 GFLOP/s in prefill of 6.7b (AVX-512, 16 threads); 70 in prefill of 1.3b with AVX2.
     static func cpuOperationsPerSecond(_ instructionSet: String) -> Double {
         instructionSet == "avx512" ? 9e10 : 7e10
+    }
+
+    /// Of what a block takes beside a GPU, each row beyond the first: its way there and back, and its part of the sum.
+    static let cpuRowSecondsBesideGPU = 10e-6
+    /// Products of the rows beyond the first, a thread, as far as reading does not hide them: steps of 6.7b with batch 8
+    /// (AVX-512, 14 threads beside a GPU) are met within 10 % with it.
+    static func cpuFewRowsOperationsPerSecond(_ instructionSet: String) -> Double {
+        instructionSet == "avx512" ? 1.1e11 : 7e10
     }
 
     /// One row through mapped memory and back, both sides polling; 1.9 µs for the way alone.

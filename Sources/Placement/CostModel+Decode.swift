@@ -86,8 +86,11 @@ extension CostModel {
         guard block.cpuByteCount > 0 else { return 0 }
         let weightCount = block.cpuWeightByteCount / Double(bytesPerWeight)
         let operationCount = 2 * weightCount * Double(workload.batchSize - 1)
-        return Self.cpuBlockSeconds + block.cpuByteCount / bytesPerSecond
-            + operationCount / rates.cpuOperations
+        let besideGPU =
+            Self.cpuBlockSecondsBesideGPU + Double(workload.batchSize - 1) * Self.cpuRowSecondsBesideGPU
+        return Self.cpuBlockSeconds + (hardware.gpu == nil ? 0 : besideGPU) + block.cpuByteCount
+            / bytesPerSecond
+            + operationCount / rates.cpuFewRowsOperations
     }
 
     /// One join: a row takes `joinSeconds`, others their way over PCIe on top of it, fp16 to the CPU and fp32 back.

@@ -47,7 +47,9 @@ public struct CostModel: Sendable, Hashable {
         /// The CPU lane while nothing is copied, and while something is.
         let cpuReadAlone: Double
         let cpuReadTogether: Double
+        /// Of many rows, and of few.
         let cpuOperations: Double
+        let cpuFewRowsOperations: Double
         let disk: Double
 
         init(_ hardware: HardwareProfile, threadCount: Int) {
@@ -68,6 +70,8 @@ public struct CostModel: Sendable, Hashable {
             cpuReadTogether = CostModel.cpuReadEfficiency * draw * cpuTogether
             cpuOperations =
                 Double(threadCount) * CostModel.cpuOperationsPerSecond(processor.instructionSet)
+            cpuFewRowsOperations =
+                Double(threadCount) * CostModel.cpuFewRowsOperationsPerSecond(processor.instructionSet)
             disk = hardware.diskReadBytesPerSecond ?? CostModel.assumedDiskBytesPerSecond
         }
 

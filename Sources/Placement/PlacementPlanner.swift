@@ -23,6 +23,13 @@ public struct PlacementPlanner: Sendable {
         self.threadCount = threadCount
     }
 
+    /// The same on a machine with other rates.
+    public func on(_ hardware: HardwareProfile) -> PlacementPlanner {
+        PlacementPlanner(
+            shape: shape, budget: budget, working: working, hardware: hardware, workload: workload,
+            threadCount: threadCount)
+    }
+
     /// The placement with the least predicted latency: all on the GPU where that has room, all on the CPU without a GPU.
     ///
     /// Throws `outOfMemory` where nothing fits.

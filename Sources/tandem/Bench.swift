@@ -35,6 +35,12 @@ struct Bench: AsyncParsableCommand {
     @Option(help: ArgumentHelp("Shares that a sweep measures.", valueName: "count"))
     var sweepPoints = 21
 
+    @Option(
+        help: ArgumentHelp(
+            "How often a sweep's three best shares and the planner's choice run again, in turns.",
+            valueName: "count"))
+    var sweepRounds = 3
+
     @Option(help: ArgumentHelp("Write the drawing of a sweep as SVG.", valueName: "file"))
     var svg: String?
 
@@ -46,6 +52,7 @@ struct Bench: AsyncParsableCommand {
             throw ValidationError("--sweep compares what one process does; leave --use-mpi out")
         }
         if sweepPoints < 2 { throw ValidationError("--sweep-points is \(sweepPoints); give 2 or more") }
+        if sweepRounds < 1 { throw ValidationError("--sweep-rounds is \(sweepRounds); give 1 or more") }
     }
 
     func run() async throws {
@@ -64,7 +71,7 @@ struct Bench: AsyncParsableCommand {
     private func runSweep() async throws {
         let report = try await Sweep(
             model: model, modelArguments: modelArguments, placement: placement, workload: workload,
-            pointCount: sweepPoints, isQuiet: json
+            pointCount: sweepPoints, roundCount: sweepRounds, isQuiet: json
         ).run()
         writeToStandardOutput(json ? try report.json() : report.text)
         guard let svg else { return }

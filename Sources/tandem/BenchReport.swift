@@ -51,6 +51,8 @@ struct BenchReport: Codable {
     /// What was expected, from what is remembered of the machine; nil where nothing is.
     var predictedPrefillSeconds: Double?
     var predictedStepMilliseconds: Double?
+    /// With what CPU memory gave in this run instead; nil where the CPU computes nothing beside a GPU.
+    var predictedAtLimitsMilliseconds: Double?
     /// How the split of every MLP between streaming and the CPU has moved; nil where it stayed.
     var rebalancing: Rebalancing?
     /// The time of each kind of layer and resource, where it was recorded.
@@ -95,12 +97,17 @@ struct BenchReport: Codable {
         self.limits = limits
         gpu = engine.gpuName
         peakGPUMemoryBytes = engine.usedGPUByteCount
-        if let prediction = engine.prediction(
-            for: Workload(
-                batchSize: batchSize, promptLength: promptLength, generationLength: generationLength))
-        {
+        let workload = Workload(
+            batchSize: batchSize, promptLength: promptLength, generationLength: generationLength)
+        if let prediction = engine.prediction(for: workload) {
             predictedPrefillSeconds = prediction.prefill.seconds
             predictedStepMilliseconds = prediction.decodeStep.seconds * 1e3
+        }
+        if engine.usesCPU, let remembered = HardwareProfile.remembered() {
+            predictedAtLimitsMilliseconds = engine.prediction(
+                for: workload, on: limits.applied(to: remembered)
+            )
+            .map { $0.decodeStep.seconds * 1e3 }
         }
         placement =
             (engine.plan == nil ? [] : ["chosen by the planner, for \(engine.threadCount) threads:"])
@@ -190,6 +197,9 @@ struct BenchReport: Codable {
                 line +=
                     "; measured \(meanStepMilliseconds.formatted(decimals: 2)) ms, \(abs(off).formatted(decimals: 1)) % "
                     + (off < 0 ? "less" : "more")
+            }
+            if let predictedAtLimitsMilliseconds {
+                line += "; at this run's rates \(predictedAtLimitsMilliseconds.formatted(decimals: 2)) ms"
             }
             lines.append(line)
         }

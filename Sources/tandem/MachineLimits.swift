@@ -35,6 +35,7 @@ extension MachineLimits {
             diskReadBytesPerSecond = try await profiler.diskReadRate()
             let host = try await profiler.hostRatesBesideGPU()
             readBytesPerSecond = host?.readAlone
+            fastestReadBytesPerSecond = host?.fastestReadAlone
             readTogetherBytesPerSecond = host?.readTogether
             uploadTogetherBytesPerSecond = host?.uploadTogether
         } else {
@@ -55,6 +56,15 @@ extension MachineLimits {
             uploadTogetherBytesPerSecond = profile.together?.uploadBytesPerSecond
         }
         readBytesPerSecond = profile.processor.memoryReadBytesPerSecond
+    }
+
+    /// A machine whose CPU memory gives what it gave here.
+    func applied(to profile: HardwareProfile) -> HardwareProfile {
+        var profile = profile
+        profile.take(
+            readAlone: fastestReadBytesPerSecond, readTogether: readTogetherBytesPerSecond,
+            upload: uploadTogetherBytesPerSecond)
+        return profile
     }
 
     init(medianOf samples: [MachineLimits]) {

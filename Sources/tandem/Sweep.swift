@@ -13,15 +13,20 @@ enum SweptQuantity: String, ExpressibleByArgument, CaseIterable {
 
 /// Runs a workload at one share of the computation after another, and with the planner's own choice.
 ///
-/// Machines drift. So the shares are taken in an order that jumps, and the planner's choice is measured at the beginning, in
-/// the middle and at the end.
+/// Machines drift, and the least of many figures that vary is less than the best point's own. So the shares are taken in an
+/// order that jumps; then the best of them and the planner's choice run again in turns, and only these runs are compared.
+/// What CPU memory gives is measured around every run, and predictions are made from that.
 struct Sweep {
     let model: String
     let modelArguments: ModelArguments
     let placement: PlacementArguments
     let workload: WorkloadArguments
     let pointCount: Int
+    let roundCount: Int
     let isQuiet: Bool
+
+    /// Points that run again.
+    private static let finalistCount = 3
 
     func run() async throws -> SweepReport {
         guard try placement.request == nil, placement.placement != .streamed else {
@@ -42,18 +47,23 @@ struct Sweep {
         let reference = try modelArguments.reference(model, defaultPath: ModelReference.randomWeightsPath)
         let planner = try await request.planner(for: reference.configuration)
         let percents = (0..<pointCount).map { 100 * Double($0) / Double(pointCount - 1) }
-        let plan = try planner.plan()
         var report = SweepReport(
             model: try reference.configuration.name, workload: workload, gpuMemory: placement.gpuMemory,
-            plan: plan, points: try planner.sweep(computationPercents: percents))
-        try await measureChoice(&report)
+            plan: try planner.plan(), points: try planner.sweep(computationPercents: percents))
         for (done, index) in Self.order(pointCount).enumerated() {
-            guard let placement = report.points[index].placement else { continue }
             log("\(done + 1) of \(pointCount): the GPU computes \(percents[index].plain) %")
-            report.points[index].measurement = try await measure(placement.request)
-            if done == pointCount / 2 { try await measureChoice(&report) }
+            try await measure(&report.points[index], planner)
         }
-        try await measureChoice(&report)
+        let finalists = report.fastestPoints(Self.finalistCount)
+        for round in 1...roundCount {
+            log("round \(round) of \(roundCount): the planner's choice")
+            report.choice.measurements.append(
+                try await measure(nil, planner) { profile, _ in try planner.on(profile).plan().prediction })
+            for index in finalists {
+                log("round \(round) of \(roundCount): the GPU computes \(percents[index].plain) %")
+                try await measure(&report.points[index], planner)
+            }
+        }
         return report
     }
 
@@ -66,19 +76,35 @@ struct Sweep {
         return (0..<count).sorted { place($0) < place($1) }
     }
 
-    private func measureChoice(_ report: inout SweepReport) async throws {
-        log("the planner's choice")
-        report.choice.measurements.append(try await measure(nil))
+    private func measure(_ point: inout SweepReport.Point, _ planner: PlacementPlanner) async throws {
+        guard let placement = point.placement else { return }
+        point.measurements.append(
+            try await measure(placement.request, planner) { profile, engine in
+                engine.prediction(for: planner.workload, on: profile)
+            })
     }
 
-    /// - Parameter asked: nil for what is chosen by itself.
-    private func measure(_ asked: PlacementRequest?) async throws -> SweepReport.Measurement {
+    /// - Parameters:
+    ///   - asked: nil for what is chosen by itself.
+    ///   - predict: what is expected at the rates of this run.
+    private func measure(
+        _ asked: PlacementRequest?, _ planner: PlacementPlanner,
+        predict: (HardwareProfile, Engine) throws -> LatencyPrediction?
+    ) async throws -> SweepReport.Measurement {
         var options = try placement.engineOptions(modelArguments.engineOptions)
-        options.expectedWorkload = workload.workload
+        options.expectedWorkload = planner.workload
         options.placement = asked
         let engine = try await modelArguments.load(
             model, defaultPath: ModelReference.randomWeightsPath, options: options, isQuiet: true)
-        return SweepReport.Measurement(try await workload.generate(on: engine))
+        let profiler = HardwareProfiler(engine)
+        let before = try await profiler.hostRatesBesideGPU()
+        let report = try await workload.generate(on: engine)
+        let after = try await profiler.hostRatesBesideGPU()
+        var profile = planner.hardware
+        if let before, let after { profile.take(before.mean(with: after)) }
+        return SweepReport.Measurement(
+            stepSeconds: report.stepSeconds, prefillSeconds: report.prefillSeconds, on: profile,
+            predicted: try predict(profile, engine)?.decodeStep.seconds)
     }
 
     private func log(_ line: String) {
@@ -89,14 +115,34 @@ struct Sweep {
 /// What a sweep found. Times are milliseconds a token, but for prefill's seconds.
 struct SweepReport: Encodable {
     struct Measurement: Encodable {
+        /// Of the second half of the steps: by then threads and boundary have found their shares.
         var median: Double
+        /// Of all steps.
         var mean: Double
         var prefillSeconds: Double
+        /// Prefill and all steps: what the planner makes as short as it can.
+        var totalSeconds: Double { prefillSeconds + mean * Double(stepCount) / 1e3 }
+        var stepCount: Int
+        /// At the rates of this run; nil where the cost model does not know what computes.
+        var predicted: Double?
+        /// What CPU memory gave around the run: to the CPU alone, to it beside copies, and to these.
+        var cpuBytesPerSecond: Double
+        var cpuTogetherBytesPerSecond: Double?
+        var uploadTogetherBytesPerSecond: Double?
 
-        init(_ report: GenerationReport) {
-            median = (report.stepSeconds(quantile: 0.5) ?? 0) * 1e3
-            mean = report.decodeSeconds / Double(max(1, report.stepSeconds.count)) * 1e3
-            prefillSeconds = report.prefillSeconds
+        init(
+            stepSeconds: [Double], prefillSeconds: Double, on profile: HardwareProfile,
+            predicted seconds: Double?
+        ) {
+            let settled = stepSeconds.suffix((stepSeconds.count + 1) / 2)
+            median = (SweepReport.median(Array(settled)) ?? 0) * 1e3
+            mean = stepSeconds.reduce(0, +) / Double(max(1, stepSeconds.count)) * 1e3
+            stepCount = stepSeconds.count
+            self.prefillSeconds = prefillSeconds
+            predicted = seconds.map { $0 * 1e3 }
+            cpuBytesPerSecond = profile.processor.memoryReadBytesPerSecond
+            cpuTogetherBytesPerSecond = profile.together?.memoryReadBytesPerSecond
+            uploadTogetherBytesPerSecond = profile.together?.uploadBytesPerSecond
         }
     }
 
@@ -104,10 +150,18 @@ struct SweepReport: Encodable {
         var percent: Double
         /// nil where it has no room.
         var placement: Placement?
+        /// With the rates that were remembered.
         var predicted: Double?
-        var measurement: Measurement?
+        /// The sweep's run, then those of the rounds.
+        var measurements: [Measurement] = []
 
-        private enum CodingKeys: CodingKey { case percent, predicted, measurement }
+        private enum CodingKeys: CodingKey { case percent, predicted, measurements }
+
+        /// Of all runs.
+        var median: Double? { SweepReport.median(measurements.map(\.median)) }
+        /// Of the rounds' runs alone: the sweep's own was among the best of many.
+        var finalMedian: Double? { SweepReport.median(measurements.dropFirst().map(\.median)) }
+        var finalTotal: Double? { SweepReport.median(measurements.dropFirst().map(\.totalSeconds)) }
     }
 
     struct Choice: Encodable {
@@ -118,8 +172,8 @@ struct SweepReport: Encodable {
         var predicted: Double
         var measurements: [Measurement] = []
 
-        /// Of all runs.
-        var median: Double { measurements.map(\.median).sorted()[measurements.count / 2] }
+        var median: Double? { SweepReport.median(measurements.map(\.median)) }
+        var total: Double? { SweepReport.median(measurements.map(\.totalSeconds)) }
     }
 
     var model: String
@@ -155,8 +209,23 @@ struct SweepReport: Encodable {
         floor = plan.floor.seconds * 1e3
     }
 
+    /// The indices of the points that took least in their first run.
+    func fastestPoints(_ count: Int) -> [Int] {
+        let measured = points.indices.filter { !points[$0].measurements.isEmpty }
+        return Array(
+            measured.sorted { points[$0].measurements[0].median < points[$1].measurements[0].median }
+                .prefix(count))
+    }
+
+    /// Of the points that ran again, the best.
     var best: Point? {
-        points.filter { $0.measurement != nil }.min { $0.measurement!.median < $1.measurement!.median }
+        points.filter { $0.finalMedian != nil }.min { $0.finalMedian! < $1.finalMedian! }
+    }
+
+    static func median(_ values: [Double]) -> Double? {
+        if values.isEmpty { return nil }
+        let sorted = values.sorted()
+        return (sorted[(sorted.count - 1) / 2] + sorted[sorted.count / 2]) / 2
     }
 
     var chart: SweepChart {
@@ -164,48 +233,70 @@ struct SweepReport: Encodable {
             title: title,
             points: points.map {
                 SweepChart.Point(
-                    percent: $0.percent, measured: $0.measurement?.median, predicted: $0.predicted)
+                    percent: $0.percent, measured: $0.median,
+                    predicted: Self.median($0.measurements.compactMap(\.predicted)) ?? $0.predicted)
             },
-            choice: choice.measurements.isEmpty
-                ? nil
-                : SweepChart.Choice(
-                    percent: choice.percent, measured: choice.median, predicted: choice.predicted),
+            choice: choice.median.map {
+                SweepChart.Choice(
+                    percent: choice.percent, measured: $0,
+                    predicted: Self.median(choice.measurements.compactMap(\.predicted)) ?? choice.predicted)
+            },
             floor: floor)
     }
 
     var text: String {
-        var lines = [title, "", "  GPU %    median      mean   prefill predicted  measured/predicted"]
-        func row(_ name: String, _ measurement: Measurement, _ predicted: Double?) -> String {
-            var line = name.leftPadded(7) + measurement.median.formatted(decimals: 2).leftPadded(10)
-            line += measurement.mean.formatted(decimals: 2).leftPadded(10)
-            line += measurement.prefillSeconds.formatted(decimals: 3).leftPadded(10)
-            if let predicted {
-                line += predicted.formatted(decimals: 2).leftPadded(10)
-                line += (measurement.median / predicted).formatted(decimals: 3).leftPadded(20)
-            }
-            return line
-        }
+        var lines = [
+            title, "",
+            "  GPU %    median      mean   prefill predicted  measured/predicted   CPU alone  CPU + PCIe, GB/s",
+        ]
         for point in points {
-            if let measurement = point.measurement {
-                lines.append(row(point.percent.plain, measurement, point.predicted))
-            } else {
-                lines.append(point.percent.plain.leftPadded(7) + "   no room")
-            }
+            if point.measurements.isEmpty { lines.append(point.percent.plain.leftPadded(7) + "   no room") }
+            lines += point.measurements.map { row(point.percent.plain, $0) }
         }
-        for measurement in choice.measurements {
-            lines.append(row("planner", measurement, choice.predicted))
-        }
+        lines += choice.measurements.map { row("planner", $0) }
         lines.append("")
         lines.append("the planner's choice: \(choice.arguments)")
-        if let best, let measurement = best.measurement, !choice.measurements.isEmpty {
-            let behind = 100 * (choice.median / measurement.median - 1)
+        func distance(_ value: Double, to least: Double) -> String {
+            let behind = 100 * (value / least - 1)
+            return "\(abs(behind).formatted(decimals: 1)) % " + (behind < 0 ? "ahead of" : "behind")
+        }
+        if let best, let least = best.finalMedian, let median = choice.median {
             lines.append(
-                "\(choice.median.formatted(decimals: 2)) ms a token, \(abs(behind).formatted(decimals: 1)) % "
-                    + (behind < 0 ? "ahead of" : "behind")
-                    + " the best point, \(measurement.median.formatted(decimals: 2)) ms at \(best.percent.plain) %; "
+                "run in turns: \(median.formatted(decimals: 2)) ms a token, \(distance(median, to: least)) the best point, "
+                    + "\(least.formatted(decimals: 2)) ms at \(best.percent.plain) %; "
                     + "the floor is \(floor.formatted(decimals: 2)) ms")
         }
+        if let least = points.compactMap(\.finalTotal).min(), let total = choice.total {
+            lines.append(
+                "prefill and all steps: \(total.formatted(decimals: 3)) s, \(distance(total, to: least)) the best point's "
+                    + "\(least.formatted(decimals: 3)) s")
+        }
+        let off = (points.flatMap(\.measurements) + choice.measurements).compactMap { measurement in
+            measurement.predicted.map { 100 * abs(measurement.median / $0 - 1) }
+        }
+        if let median = Self.median(off) {
+            lines.append(
+                "predictions at the rates of each run are off by \(median.formatted(decimals: 1)) % (median), "
+                    + "\(off.max()!.formatted(decimals: 1)) % at most")
+        }
         return (lines + [""] + chart.terminalLines()).joined(separator: "\n") + "\n"
+    }
+
+    private func row(_ name: String, _ measurement: Measurement) -> String {
+        func gigabytes(_ rate: Double) -> String { (rate / 1e9).formatted(decimals: 0) }
+        var line = name.leftPadded(7) + measurement.median.formatted(decimals: 2).leftPadded(10)
+        line += measurement.mean.formatted(decimals: 2).leftPadded(10)
+        line += measurement.prefillSeconds.formatted(decimals: 3).leftPadded(10)
+        line += (measurement.predicted?.formatted(decimals: 2) ?? "").leftPadded(10)
+        line += (measurement.predicted.map { (measurement.median / $0).formatted(decimals: 3) } ?? "")
+            .leftPadded(20)
+        line += gigabytes(measurement.cpuBytesPerSecond).leftPadded(12)
+        if let cpu = measurement.cpuTogetherBytesPerSecond,
+            let upload = measurement.uploadTogetherBytesPerSecond
+        {
+            line += "\(gigabytes(cpu)) + \(gigabytes(upload))".leftPadded(12)
+        }
+        return line
     }
 
     func json() throws -> String {

@@ -52,13 +52,26 @@ import Testing
             let y = FencedBuffer<Float>(rows: rows, columns: outputs, stride: yStride)
             var arguments = tandem_linear_transposed(
                 x: xBuffer.pointer, x_stride: xStride, weights: weightBuffer.pointer,
-                y: y.pointer, y_stride: yStride, rows: rows, inputs: inputs, outputs: outputs)
+                y: y.pointer, y_stride: yStride, rows: rows, inputs: inputs, outputs: outputs,
+                accumulate: 0)
             set.kernels.pointee.linear_transposed(&arguments)
 
             let reference = productReference(
                 x: x, weights: weights, bias: nil, activation: TANDEM_IDENTITY)
             let error = firstError(in: y, stride: yStride, columns: outputs, reference, .product)
             #expect(error == nil, "\(rows) rows, \(inputs) inputs, \(outputs) outputs")
+
+            // The same again in two runs of the inputs, the second added to the first.
+            let cut = inputs / 3
+            arguments.inputs = cut
+            set.kernels.pointee.linear_transposed(&arguments)
+            arguments.x += cut
+            arguments.weights += cut * outputs
+            arguments.inputs = inputs - cut
+            arguments.accumulate = 1
+            set.kernels.pointee.linear_transposed(&arguments)
+            let sum = firstError(in: y, stride: yStride, columns: outputs, reference, .product)
+            #expect(sum == nil, "\(rows) rows, \(inputs) inputs in two runs, \(outputs) outputs")
             #expect(y.gapsAreIntact(rows: rows, columns: outputs, stride: yStride))
         }
     }
@@ -69,7 +82,7 @@ import Testing
             let y = FencedBuffer([Float](repeating: 7, count: rows * 36))
             var arguments = tandem_linear_transposed(
                 x: y.pointer, x_stride: 0, weights: FencedBuffer([UInt16](repeating: 0, count: 36)).pointer,
-                y: y.pointer, y_stride: 36, rows: rows, inputs: 0, outputs: 35)
+                y: y.pointer, y_stride: 36, rows: rows, inputs: 0, outputs: 35, accumulate: 0)
             set.kernels.pointee.linear_transposed(&arguments)
             for row in 0..<rows {
                 #expect((0..<35).allSatisfy { y.pointer[row * 36 + $0] == 0 })

@@ -1,3 +1,4 @@
+import Glibc
 import Testing
 
 @testable import HostRuntime
@@ -50,5 +51,52 @@ struct WorkSharesTests {
         }
         shares.divide(among: 4, moveCount: 0)
         #expect(parts(shares, 4, of: 4000)[2] > 300)
+    }
+
+    @Test(arguments: [1, 2, 5]) func `every unit of every phase is done once, whoever does it`(workers: Int) {
+        /// Each worker adds to the units that it is given, which no two may be given.
+        final class Phases: WorkerTask, @unchecked Sendable {
+            static let counts = [0, 1, 15, 16, 17, 400, 1001, 7680]
+            let shares: WorkShares
+            let barrier: SpinBarrier
+            let done: [UnsafeMutablePointer<Int32>]
+            let firstCounts: UnsafeMutablePointer<Int>
+
+            init(_ shares: WorkShares, _ barrier: SpinBarrier, workers: Int) {
+                self.shares = shares
+                self.barrier = barrier
+                done = Self.counts.map {
+                    let units = UnsafeMutablePointer<Int32>.allocate(capacity: $0 + 1)
+                    units.initialize(repeating: 0, count: $0 + 1)
+                    return units
+                }
+                firstCounts = .allocate(capacity: workers)
+                firstCounts.initialize(repeating: 0, count: workers)
+            }
+
+            func run(worker: Int) {
+                for (phase, count) in Self.counts.enumerated() {
+                    shares.work(on: count, worker: worker, multiple: 16) { run, isFirst in
+                        firstCounts[worker] += isFirst ? 1 : 0
+                        for unit in run { done[phase][unit] += 1 }
+                        // One of them is slow: the others take what it leaves.
+                        if worker == 0 { usleep(50) }
+                    }
+                    barrier.wait()
+                }
+            }
+        }
+        let pool = WorkerPool(workerCount: workers)
+        let shares = WorkShares(mostWorkers: workers)
+        let phases = Phases(shares, pool.barrier, workers: workers)
+        let rounds = 20
+        for _ in 0..<rounds {
+            shares.divide(among: workers, moveCount: 0)
+            pool.run(phases)
+        }
+        for (units, count) in zip(phases.done, Phases.counts) {
+            #expect((0..<count).allSatisfy { units[$0] == Int32(rounds) })
+        }
+        #expect((0..<workers).allSatisfy { phases.firstCounts[$0] == rounds * Phases.counts.count })
     }
 }

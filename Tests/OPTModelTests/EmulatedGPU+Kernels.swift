@@ -152,7 +152,7 @@ extension EmulatedGPU {
                     if isTransposed {
                         var arguments = tandem_linear_transposed(
                             x: xFirst, x_stride: inputs, weights: w, y: yFirst, y_stride: outputs,
-                            rows: count, inputs: inputs, outputs: outputs)
+                            rows: count, inputs: inputs, outputs: outputs, accumulate: 0)
                         cpu.linear_transposed(&arguments)
                     } else {
                         var arguments = CPUKernels.tandem_linear(

@@ -245,7 +245,9 @@ struct CostModelTests {
         let weights = 12_884_901_888.0 + 411_828_224
         // One row more has its own cache, and its own arithmetic.
         let more = weights + 528.0 * 32 * 2 * 4096 * 2
-        let growth = more / rates.cpuReadAlone + weights / rates.cpuOperations
+        let growth =
+            more / rates.cpuReadAlone + weights / rates.cpuFewRowsOperations
+            + 65 * CostModel.cpuRowSecondsBesideGPU
         #expect(abs((many.cpuSeconds - few.cpuSeconds) / growth - 1) < 1e-6)
         func pcie(_ promptLength: Int) throws -> Double {
             let workload = Workload(batchSize: 1, promptLength: promptLength, generationLength: 32)
@@ -262,10 +264,66 @@ struct CostModelTests {
             expect(prefill.seconds, measured: measured, "\(percent) %")
             #expect(prefill.waitedFor == .pcie)
         }
-        let some = try PlacementRequest(
-            perLayerWeightPercent: [70, 30, 70, 30, 70, 30, 70, 30],
-            perLayerComputationPercent: [79, 79, 79, 79])
-        expect(latency(.opt6_7B, some).decodeStep.seconds, measured: 31e-3, "70 % on the GPU")
+    }
+
+    /// A planner's choice, what CPU memory gave around the run, and the median of its settled steps.
+    private struct Joined {
+        var shape: ModelShape
+        var batchSize: Int
+        var weights: [Double]
+        var computation: [Double]
+        var cache: Double
+        /// GB/s: the CPU alone, and beside copies; these.
+        var rates: (alone: Double, together: Double, upload: Double)
+        var milliseconds: Double
+    }
+
+    @Test func `steps of both lanes take what was measured, at the rates of their run`() throws {
+        // Benchmarks/results/2026-11-27-sweeps-h100.json, the planner's choices: medians of two or three runs.
+        let cases = [
+            Joined(
+                shape: .opt6_7B, batchSize: 1, weights: [0, 100, 7.51, 92.49, 18.75, 81.25, 1.17, 98.83],
+                computation: [100, 36.79, 37.5, 36.72], cache: 37.5, rates: (134, 110.5, 45.7),
+                milliseconds: 89.8),
+            Joined(
+                shape: .opt6_7B, batchSize: 1, weights: [0, 100, 31.44, 68.56, 25, 75, 71.09, 28.91],
+                computation: [100, 67.85, 62.5, 71.09], cache: 62.5, rates: (137, 117, 46.4),
+                milliseconds: 46.1),
+            Joined(
+                shape: .opt1_3B, batchSize: 8, weights: [0, 100, 4.58, 95.42, 6.25, 93.75, 0, 100],
+                computation: [100, 52.71, 50, 50.78], cache: 50, rates: (125.8, 113.6, 51.3),
+                milliseconds: 29.3),
+            Joined(
+                shape: .opt6_7B, batchSize: 8, weights: [0, 100, 2.67, 97.33, 46.88, 53.12, 0, 100],
+                computation: [100, 53.47, 53.13, 53.52], cache: 53.13, rates: (136.2, 116, 48.5),
+                milliseconds: 105.6),
+            Joined(
+                shape: .opt6_7B, batchSize: 8, weights: [0, 100, 1.15, 98.85, 68.75, 31.25, 35.16, 64.84],
+                computation: [100, 45.7, 68.75, 71.88], cache: 68.75, rates: (139.2, 117.4, 48.8),
+                milliseconds: 69.8),
+            Joined(
+                shape: .opt6_7B, batchSize: 8, weights: [0, 100, 3.06, 96.94, 21.88, 78.12, 0.78, 99.22],
+                computation: [100, 50.29, 50, 50.39], cache: 50, rates: (138.5, 122.5, 48.3),
+                milliseconds: 108.8),
+        ]
+        for joined in cases {
+            var machine = HardwareProfile.h200
+            machine.processor.memoryReadBytesPerSecond = joined.rates.alone * 1e9
+            machine.together = HardwareProfile.Together(
+                memoryReadBytesPerSecond: joined.rates.together * 1e9,
+                uploadBytesPerSecond: joined.rates.upload * 1e9)
+            let request = try PlacementRequest(
+                perLayerWeightPercent: joined.weights, perLayerComputationPercent: joined.computation,
+                cachePercent: [joined.cache, 100 - joined.cache])
+            let model = CostModel(
+                machine, .standard(batchSize: joined.batchSize), threadCount: 14,
+                staging: CostModel.Staging(
+                    slotCount: 4, slotByteCount: joined.shape.headCount * joined.shape.bytesPerHead))
+            let step = model.decodeStep(Placement(joined.shape, request))
+            expect(
+                step.seconds, measured: joined.milliseconds / 1e3,
+                "\(joined.shape.hiddenSize) wide, batch \(joined.batchSize)")
+        }
     }
 
     @Test func `the floor is what a hand counts, and no prediction is below it`() throws {

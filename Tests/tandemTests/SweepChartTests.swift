@@ -110,6 +110,7 @@ struct SweepChartTests {
     @Test(arguments: [
         (["--svg", "a.svg"], "--sweep computation"),
         (["--sweep", "computation", "--sweep-points", "1"], "2 or more"),
+        (["--sweep", "computation", "--sweep-rounds", "0"], "1 or more"),
         (["--sweep", "prompt"], "computation"),
         (["--sweep", "computation", "--placement", "streamed"], "leave --placement"),
     ])

@@ -116,8 +116,9 @@ static void attention_values(const tandem_attention *a, size_t query, size_t que
                                         .y_stride = a->out_stride,
                                         .rows = queries,
                                         .inputs = positions,
-                                        .outputs = a->head_dim};
-    linear_transposed_into(&product, position != 0);
+                                        .outputs = a->head_dim,
+                                        .accumulate = position != 0};
+    linear_transposed(&product);
   } else {
     tandem_gemm product = {.weights = values,
                            .weights_stride = a->head_dim,

@@ -174,8 +174,11 @@ static void transposed_block(const transposed_tile *block, size_t outputs, size_
   }
 }
 
-// As `linear_transposed`, adding to y instead of overwriting it where `accumulate` is set.
-static void linear_transposed_into(const tandem_linear_transposed *a, int accumulate) {
+static void linear_transposed(const tandem_linear_transposed *a) {
+  // The sum over nothing: threads that have no part of the inputs add zeros to a block's sum.
+  for (size_t r = 0; a->inputs == 0 && !a->accumulate && r < a->rows; r++) {
+    for (size_t o = 0; o < a->outputs; o++) a->y[r * a->y_stride + o] = 0;
+  }
   const size_t inputs = a->rows > 2 ? TRANSPOSED_TILED_INPUTS : TRANSPOSED_STREAMS / a->rows;
   for (size_t i = 0; i < a->inputs; i += inputs) {
     const transposed_tile block = {.x = a->x + i,
@@ -185,19 +188,11 @@ static void linear_transposed_into(const tandem_linear_transposed *a, int accumu
                                    .y = a->y,
                                    .y_stride = a->y_stride,
                                    .inputs = smaller(inputs, a->inputs - i),
-                                   .accumulate = accumulate || i != 0};
+                                   .accumulate = a->accumulate || i != 0};
     if (a->rows <= 2 && block.inputs == inputs) {
       (a->rows == 1 ? transposed_stream_1 : transposed_stream_2)(&block, a->outputs);
     } else {
       transposed_block(&block, a->outputs, a->rows);
     }
   }
-}
-
-static void linear_transposed(const tandem_linear_transposed *a) {
-  // The sum over nothing: threads that have no part of the inputs add zeros to a block's sum.
-  for (size_t r = 0; a->inputs == 0 && r < a->rows; r++) {
-    for (size_t o = 0; o < a->outputs; o++) a->y[r * a->y_stride + o] = 0;
-  }
-  linear_transposed_into(a, 0);
 }

@@ -45,7 +45,7 @@ typedef struct {
   tandem_activation activation;
 } tandem_linear;
 
-/// y[r, o] = sum over i of x[r, i] * weights[i, o]
+/// y[r, o] = sum over i of x[r, i] * weights[i, o], added to what y holds where `accumulate` is set
 ///
 /// For few rows (1 ... 32) and weights stored transposed, as the output projection and fc2 are: a range of
 /// heads or neurons is then a contiguous range of memory, and the result is that range's share of the block's
@@ -54,9 +54,10 @@ typedef struct {
   const float *x;  // [rows, inputs]
   size_t x_stride;
   const tandem_half *weights;  // [inputs, outputs], contiguous
-  float *y;                    // [rows, outputs], overwritten
+  float *y;                    // [rows, outputs]
   size_t y_stride;
   size_t rows, inputs, outputs;
+  int32_t accumulate;
 } tandem_linear_transposed;
 
 /// y[r, o] = activation(bias[o] + sum over i of x[r, i] * W[o, i]) for many rows (prefill).
