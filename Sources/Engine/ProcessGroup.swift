@@ -17,6 +17,9 @@ public final class ProcessGroup: Sendable {
         public var agreement: [ControlLink.Agreement] = []
         /// How long ranks wait for each other at the start.
         public var meetSeconds = 30.0
+        /// With what GPUs exchange their sums, and how.
+        public var communicationDevice = CommunicationDevice.gpu
+        public var allReduce = AllReduceChoice.auto
         /// All ranks must run the same program.
         public var programVersion: String
 
@@ -24,6 +27,9 @@ public final class ProcessGroup: Sendable {
     }
 
     public let place: RankPlace
+    /// With what GPUs exchange their sums, and how.
+    public let communicationDevice: CommunicationDevice
+    public let allReduce: AllReduceChoice
     /// The name and version of what the ranks exchange their results with.
     public let libraryVersion: String
     /// The processors that this rank computes with.
@@ -56,6 +62,8 @@ public final class ProcessGroup: Sendable {
         _ onFailure: @escaping @Sendable (ControlLink.Failure) -> Void
     ) throws {
         self.mpi = mpi
+        communicationDevice = options.communicationDevice
+        allReduce = options.allReduce
         communicator = mpi
         place = mpi.place
         libraryVersion = mpi.libraryVersion

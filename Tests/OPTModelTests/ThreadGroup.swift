@@ -54,10 +54,10 @@ final class ThreadGroup: @unchecked Sendable {  // a rank writes its own entries
             }
             return number
         }
-        if monitor.withLock({ hasFailed }) { throw CollectiveError(.lostRank, "a rank has failed") }
         if let failingMeeting, number >= failingMeeting {
             throw CollectiveError(.library, "meeting \(failingMeeting) was to fail")
         }
+        if monitor.withLock({ hasFailed }) { throw CollectiveError(.lostRank, "a rank has failed") }
     }
 
     private final class Rank: Communicator, @unchecked Sendable {
