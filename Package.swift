@@ -79,7 +79,7 @@ let package = Package(
         .testTarget(
             name: "tandemTests",
             dependencies: [
-                "tandem", "Placement", "OPTModel", "Engine",
+                "tandem", "Placement", "OPTModel", "Engine", "Collectives",
                 .product(name: "SystemPackage", package: "swift-system"),
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]),

@@ -60,8 +60,10 @@ public final class ControlLink: CommandChannel, @unchecked Sendable {  // socket
         public var port: Int { address.port }
         let socket: Socket
 
-        public init(_ address: Address) throws(CollectiveError) {
-            let (socket, port) = try Socket.listen(at: address)
+        /// - Parameter onAll: listens on all addresses of the machine, of which `address` is one, by the others' lights.
+        public init(_ address: Address, onAll: Bool = false) throws(CollectiveError) {
+            let (socket, port) = try Socket.listen(
+                at: onAll ? Address(host: "0.0.0.0", port: address.port) : address)
             self.socket = socket
             self.address = Address(host: address.host, port: port)
         }

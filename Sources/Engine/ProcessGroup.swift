@@ -78,7 +78,7 @@ public final class ProcessGroup: Sendable {
             options, RankClaim(rank: mpi.place.rank, size: mpi.place.size, localRank: mpi.place.localRank),
             ControlLink.Address(host: host, port: options.port ?? 0), progress)
         // The machine's own name often stands for an address that no other machine reaches.
-        if mpi.place.rank == 0 { try meeting.listen(at: options.headAddress ?? (isAlone ? host : "0.0.0.0")) }
+        if mpi.place.rank == 0 { try meeting.listen(onAll: options.headAddress == nil && !isAlone) }
         try meeting.address.broadcast(mpi)
         return ProcessGroup(try meeting.join(onFailure), options, mpi, clock)
     }
@@ -96,7 +96,7 @@ public final class ProcessGroup: Sendable {
         }
         var meeting = Meeting(
             options, claim, ControlLink.Address(host: host, port: port), GroupProgress())
-        if claim.rank == 0 { try meeting.listen(at: host) }
+        if claim.rank == 0 { try meeting.listen() }
         return ProcessGroup(try meeting.join(onFailure), options, nil, ReductionClock())
     }
 
@@ -146,9 +146,9 @@ private struct Meeting {
     }
 
     /// Rank 0 takes its port.
-    mutating func listen(at host: String) throws(CollectiveError) {
-        let listener = try ControlLink.Listener(ControlLink.Address(host: host, port: address.port))
-        address.port = listener.port
+    mutating func listen(onAll: Bool = false) throws(CollectiveError) {
+        let listener = try ControlLink.Listener(address, onAll: onAll)
+        address = listener.address
         self.listener = listener
     }
 

@@ -1,4 +1,5 @@
 import ArgumentParser
+import Collectives
 import Glibc
 
 @main
@@ -25,21 +26,28 @@ struct Tandem: AsyncParsableCommand {
             }
             CurrentGroup.end()
         } catch {
-            if let rank = Launcher.current?.claim.rank, rank > 0, !CurrentGroup.exists {
-                // What all ranks find wrong rank 0 says, before the launcher ends them.
-                sleep(3)
-                if error is CleanExit || isOfArguments(error) { _exit(exitCode(for: error).rawValue) }
-            }
+            if let rank = Launcher.current?.claim.rank, rank > 0, !CurrentGroup.exists { leaveQuietly(error) }
+            if isClean(error) { exit(withError: error) }
             CurrentGroup.leave(with: error, message(for: error)) { say(error) }
-            if error is CleanExit { exit(withError: error) }
             Glibc.exit(exitCode(for: error).rawValue)
         }
     }
 
+    /// What all ranks find wrong, or were asked for, rank 0 says, before the launcher ends them.
+    private static func leaveQuietly(_ error: any Error) {
+        if isClean(error) { _exit(EXIT_SUCCESS) }
+        // Of its own way to the others.
+        if let error = error as? CollectiveError, error.code != .missingLibrary { return }
+        sleep(3)
+        if isOfArguments(error) { _exit(exitCode(for: error).rawValue) }
+    }
+
+    /// Whether an "error" is help or the like, which was asked for.
+    private static func isClean(_ error: any Error) -> Bool { exitCode(for: error) == .success }
+
     private static func say(_ error: any Error) {
         let text = fullMessage(for: error)
-        if error is CleanExit || text.isEmpty { return }
-        writeToStandardError(text + "\n")
+        if !text.isEmpty { writeToStandardError(text + "\n") }
     }
 
     /// Whether an error came before anything was done.
