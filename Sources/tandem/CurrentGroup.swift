@@ -8,12 +8,20 @@ import Synchronization
 enum CurrentGroup {
     private static let group = Mutex<ProcessGroup?>(nil)
 
+    /// When a launcher began to end this process, in nanoseconds of the monotonic clock; 0 where none did.
+    private static let endRequest = Atomic<UInt64>(0)
+    /// The others' ends that come later are the launcher's doing, and no news.
+    private static let newsSeconds = 0.6
+
     static var exists: Bool { group.withLock { $0 != nil } }
 
     static func set(_ new: ProcessGroup) {
         group.withLock { $0 = new }
         // A launcher ends all ranks with the first that has failed: who knows why must still be able to say it.
-        signal(SIGTERM) { _ in alarm(2) }
+        signal(SIGTERM) { _ in
+            CurrentGroup.noteEndRequest()
+            alarm(2)
+        }
         // Rank 0 finishes its step and says so.
         if !new.isConductor { signal(SIGINT, SIG_IGN) }
     }
@@ -26,10 +34,23 @@ enum CurrentGroup {
 
     /// Ends this process because of another.
     @Sendable static func end(after failure: ControlLink.Failure) {
-        if failure.speaks { writeToStandardError("Error: \(failure.sentence)\n") }
+        let request = endRequest.load(ordering: .relaxed)
+        let isNews = request == 0 || Double(now &- request) < newsSeconds * 1e9
+        if failure.speaks && isNews { writeToStandardError("Error: \(failure.sentence)\n") }
         // Before the launcher ends the one that speaks.
         if !failure.speaks { usleep(300_000) }
         _exit(EXIT_FAILURE)
+    }
+
+    /// Called by handlers of signals.
+    static func noteEndRequest() {
+        _ = endRequest.compareExchange(expected: 0, desired: now, ordering: .relaxed)
+    }
+
+    private static var now: UInt64 {
+        var time = timespec()
+        clock_gettime(CLOCK_MONOTONIC, &time)
+        return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
     }
 
     /// Ends this process's part in the group because of an error of its own, which `say` prints, unless another rank says it.

@@ -17,6 +17,7 @@ enum InterruptWatcher {
         sem_init(arrivals, 0, 0)
         // A handler may call next to nothing; it wakes a thread that may call anything.
         let handle: @convention(c) (Int32) -> Void = { _ in
+            CurrentGroup.noteEndRequest()
             if InterruptWatcher.count.wrappingAdd(1, ordering: .relaxed).newValue > 1 { _exit(130) }
             sem_post(arrivals)
         }
