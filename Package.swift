@@ -38,7 +38,8 @@ let package = Package(
             name: "OPTModel",
             dependencies: [
                 "TensorCore", "Placement", "HostRuntime", "Collectives", "SystemShims", "CPUKernels",
-                "Checkpoints", "CUDAKernelImage", "CUDA", .product(name: "SystemPackage", package: "swift-system"),
+                "Checkpoints", "CUDAKernelImage", "CUDA",
+                .product(name: "SystemPackage", package: "swift-system"),
             ]),
         .target(
             name: "Engine",
@@ -65,7 +66,8 @@ let package = Package(
         .testTarget(
             name: "OPTModelTests",
             dependencies: [
-                "OPTModel", "Placement", "Collectives", "CUDA", "CUDAKernelImage", "CPUKernels", "HostRuntime",
+                "OPTModel", "Placement", "Collectives", "CUDA", "CUDAKernelImage", "CPUKernels",
+                "HostRuntime",
                 "AllocationsOfThreads",
                 .product(name: "SystemPackage", package: "swift-system"),
             ]),

@@ -7,7 +7,9 @@ import Synchronization
 ///
 /// A star: every rank is connected with rank 0, once for commands and once for beats and news of failures, which a thread of
 /// its own reads. Results do not go over it; they have a `Communicator`.
-public final class ControlLink: CommandChannel, @unchecked Sendable {  // sockets are set once, before any thread
+///
+/// Sendable, because sockets are set once, before any thread.
+public final class ControlLink: CommandChannel, @unchecked Sendable {
     public struct Address: Sendable, Hashable, CustomStringConvertible {
         public var host: String
         /// 0 for any free one, where rank 0 listens.

@@ -1,5 +1,7 @@
 /// The processes that an MPI launcher started together.
-public final class MPICommunicator: Communicator, @unchecked Sendable {  // MPI allows any thread, one at a time
+///
+/// Sendable, because MPI is asked to allow any thread, one at a time.
+public final class MPICommunicator: Communicator, @unchecked Sendable {
     public let place: RankPlace
     /// The library, by name and version.
     public var libraryVersion: String { library.version }

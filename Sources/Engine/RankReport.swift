@@ -36,7 +36,8 @@ public struct RankReport: Sendable, Hashable, Codable {
 extension Engine {
     /// The part of the model that this process computes; the whole where it is alone.
     var partConfiguration: OPTConfiguration {
-        group.map { ModelShard(configuration, rank: $0.place.rank, of: $0.place.size).configuration } ?? configuration
+        group.map { ModelShard(configuration, rank: $0.place.rank, of: $0.place.size).configuration }
+            ?? configuration
     }
 
     /// What this process has; nil where it is alone.

@@ -17,7 +17,9 @@ import Testing
         return try JSONDecoder().decode(Document.self, from: Data(result.output.utf8))
     }
 
-    private static let greedy = ["generate", "--temperature", "0", "--ignore-end-of-sequence", "--json", "-q"]
+    private static let greedy = [
+        "generate", "--temperature", "0", "--ignore-end-of-sequence", "--json", "-q",
+    ]
 
     @Test(arguments: [1, 2, 3, 4]) func `ranks write the tokens that one process writes`(count: Int) throws {
         // A batch, and a prompt that is computed as many rows at once.
@@ -44,7 +46,9 @@ import Testing
         let texts = prompts.compactMap(\.text)
         try #require(texts.count == prompts.count)
         let result = try RankedRun(
-            3, Self.greedy + Self.ranked + ["--repetition-penalty", "1", "--max-tokens", "64"] + texts.flatMap { ["--prompt", $0] }
+            3,
+            Self.greedy + Self.ranked + ["--repetition-penalty", "1", "--max-tokens", "64"]
+                + texts.flatMap { ["--prompt", $0] }
         ).wait()
         #expect(try document(result).completions.map(\.tokens) == prompts.map(\.tokens))
     }

@@ -6,12 +6,17 @@ import Testing
 @Suite(.serialized) struct GroupFailureTests {
     private static let limit = 10.0
     private static let long = [
-        "generate", "--use-mpi", "--device", "cpu", "--prompt", "Once", "--max-tokens", "2000", "--temperature",
+        "generate", "--use-mpi", "--device", "cpu", "--prompt", "Once", "--max-tokens", "2000",
+        "--temperature",
         "0", "--ignore-end-of-sequence",
     ]
 
     private func expectSentence(_ result: Program.Result, status: Int32? = nil, _ beginning: String) {
-        if let status { #expect(result.status == status, "\(result.errors)") } else { #expect(result.status != 0) }
+        if let status {
+            #expect(result.status == status, "\(result.errors)")
+        } else {
+            #expect(result.status != 0)
+        }
         #expect(result.sentences.count == 1, "\(result.errors)")
         #expect(result.sentences.first?.hasPrefix(beginning) == true, "\(result.errors)")
     }
@@ -47,7 +52,8 @@ import Testing
     func `a rank with another model says so`() throws {
         let other = ["--model", "facebook/opt-125m", "--path", "_DUMMY_"]
         let result = try RankedRun([Self.long, Self.long, Self.long + other]).wait()
-        expectSentence(result, status: 1, "rank 2 has --model facebook/opt-125m, and rank 0 --model storybook")
+        expectSentence(
+            result, status: 1, "rank 2 has --model facebook/opt-125m, and rank 0 --model storybook")
         #expect(result.output == "")
     }
 
@@ -58,13 +64,15 @@ import Testing
         ]).wait()
         expectSentence(
             result, status: 1,
-            "rank 1 has --per-layer-percent 50 50 50 50 50 50 50 50, and rank 0 --per-layer-percent not given")
+            "rank 1 has --per-layer-percent 50 50 50 50 50 50 50 50, and rank 0 --per-layer-percent not given"
+        )
     }
 
     @Test(.enabled(if: RankedRun.canLaunch, "there is no mpirun"))
     func `what is wrong on all ranks is said once`() throws {
         expectSentence(
-            try RankedRun(3, Self.long + ["--model", "/no/such"]).wait(), status: 1, "the model /no/such was not found")
+            try RankedRun(3, Self.long + ["--model", "/no/such"]).wait(), status: 1,
+            "the model /no/such was not found")
         expectSentence(
             try RankedRun(3, Self.long + ["--threads", "0"]).wait(), status: 1, "0 threads were asked for")
         expectSentence(
@@ -73,20 +81,23 @@ import Testing
 
     @Test(.enabled(if: RankedRun.canLaunch, "there is no mpirun"))
     func `ranks without MPI that compute on the CPU are told to use it`() throws {
-        let result = try RankedRun(2, ["generate", "--device", "cpu", "--prompt", "Once", "--port", "7778"]).wait()
+        let result = try RankedRun(2, ["generate", "--device", "cpu", "--prompt", "Once", "--port", "7778"])
+            .wait()
         expectSentence(result, status: 1, "processes that compute on CPUs exchange their sums by MPI")
     }
 
     @Test(.enabled(if: RankedRun.canLaunch, "there is no mpirun"))
     func `a port that is in use is refused`() throws {
         let port = try TakenPort()
-        let result = try RankedRun(2, Self.long + ["--head-ip", "127.0.0.1", "--port", "\(port.number)"]).wait()
+        let result = try RankedRun(2, Self.long + ["--head-ip", "127.0.0.1", "--port", "\(port.number)"])
+            .wait()
         expectSentence(result, status: 1, "port \(port.number) of 127.0.0.1 is in use: choose another --port")
     }
 
     @Test func `a rank that finds nobody says where it looked`() throws {
         let result = try Program.run([
-            "generate", "--device", "cpu", "--prompt", "Once", "--rank", "1", "--world-size", "2", "--port", "7779",
+            "generate", "--device", "cpu", "--prompt", "Once", "--rank", "1", "--world-size", "2", "--port",
+            "7779",
             "--meet-seconds", "1",
         ])
         expectSentence(result, status: 1, "rank 1 found nobody at 127.0.0.1:7779 within 1 s")
@@ -94,23 +105,31 @@ import Testing
 
     @Test func `rank 0 says who did not come`() throws {
         let result = try Program.run([
-            "generate", "--device", "cpu", "--prompt", "Once", "--rank", "0", "--world-size", "3", "--port", "7780",
+            "generate", "--device", "cpu", "--prompt", "Once", "--rank", "0", "--world-size", "3", "--port",
+            "7780",
             "--meet-seconds", "1",
         ])
-        expectSentence(result, status: 1, "ranks 1 and 2 of 3 did not come to rank 0 at 127.0.0.1:7780 within 1 s")
+        expectSentence(
+            result, status: 1, "ranks 1 and 2 of 3 did not come to rank 0 at 127.0.0.1:7780 within 1 s")
     }
 
     // MARK: Before
 
     @Test(
         arguments: [
-            (["--comm-device", "cpu"], "--comm-device cpu exchanges sums by MPI; start the processes with mpirun"),
+            (
+                ["--comm-device", "cpu"],
+                "--comm-device cpu exchanges sums by MPI; start the processes with mpirun"
+            ),
             (["--rank", "1"], "--rank is for several processes; give --world-size"),
             (["--local-rank", "1"], "--local-rank is for several processes; give --world-size"),
             (["--world-size", "2"], "--world-size 2 needs --rank, from 0 to 1"),
             (["--world-size", "0", "--rank", "0"], "--world-size is 0; give 1 or more"),
             (["--world-size", "2", "--rank", "2"], "--rank is 2 of --world-size 2; give 0 to 1"),
-            (["--world-size", "2", "--rank", "0", "--local-rank", "-1"], "--local-rank is -1; give 0 or more"),
+            (
+                ["--world-size", "2", "--rank", "0", "--local-rank", "-1"],
+                "--local-rank is -1; give 0 or more"
+            ),
             (["--use-mpi", "--rank", "0"], "--rank comes from MPI with --use-mpi"),
             (["--head-ip", "127.0.0.1"], "--head-ip is for several processes; start them with mpirun"),
             (["--port", "0"], "--port is 0; give a number from 1 to 65535"),
@@ -126,7 +145,8 @@ import Testing
 
     @Test func `one process of one is alone`() throws {
         let result = try Program.run([
-            "generate", "--device", "cpu", "--prompt", "Once", "--max-tokens", "4", "--rank", "0", "--world-size", "1",
+            "generate", "--device", "cpu", "--prompt", "Once", "--max-tokens", "4", "--rank", "0",
+            "--world-size", "1",
         ])
         #expect(result.status == 0 && !result.output.isEmpty, "\(result.errors)")
     }

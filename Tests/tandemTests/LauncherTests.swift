@@ -11,7 +11,10 @@ struct LauncherTests {
             ["PMI_RANK": "3", "PMI_SIZE": "4", "MPI_LOCALRANKID": "1"],
             ["SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "1", "SLURM_NTASKS": "8"],
             // torchrun, started by Slurm on each of two machines.
-            ["RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"],
+            [
+                "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "SLURM_PROCID": "1",
+                "SLURM_STEP_NUM_TASKS": "2",
+            ],
         ])
     func `every launcher says who this process is`(environment: [String: String]) {
         #expect(Launcher(environment: environment)?.claim == RankClaim(rank: 3, size: 4, localRank: 1))

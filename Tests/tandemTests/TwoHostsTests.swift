@@ -8,7 +8,8 @@ private let canMakeHosts = (try? RankedRun(script, ["--check"]).wait().status) =
 @Suite(.serialized, .enabled(if: canMakeHosts, "there is no mpirun, or no network namespaces can be made"))
 struct TwoHostsTests {
     private static let arguments = [
-        "generate", "--device", "cpu", "--prompt", "Once upon a time", "--max-tokens", "24", "--temperature", "0",
+        "generate", "--device", "cpu", "--prompt", "Once upon a time", "--max-tokens", "24", "--temperature",
+        "0",
     ]
 
     private func run(_ arguments: [String]) throws -> Program.Result {

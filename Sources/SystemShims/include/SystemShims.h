@@ -21,8 +21,8 @@ int tandem_pin_current_thread(int32_t processor);
 /// Returns how many there are, or 0 where the system does not tell.
 int32_t tandem_allowed_processors(int32_t *processors, int32_t capacity);
 
-/// Lets the process's first thread, and those that it starts, run on all processors that the system grants. Returns 0, or an
-/// errno value.
+/// Lets the process's first thread, and those that it starts, run on all processors that the system grants.
+/// Returns 0, or an errno value.
 int tandem_unbind_process(void);
 
 /// Binds the process's first thread to some processors. Returns 0, or an errno value.
