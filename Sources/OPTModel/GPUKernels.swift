@@ -8,7 +8,7 @@ import CUDAKernelImage
 final class GPUKernels: Sendable {
     let multiprocessorCount: Int
 
-    private let embedKernel, layerNormKernel, sampleKernel, waitKernel, signalKernel,
+    private let embedKernel, layerNormKernel, sampleKernel, allReduceKernel, waitKernel, signalKernel,
         readKernel: KernelFunction
     private let storeKernels, decodeKernels, prefillKernels: HeadDimensionKernels
     private let linearNormalizedKernel, linearClusterKernel: KernelFunction
@@ -29,6 +29,7 @@ final class GPUKernels: Sendable {
         embedKernel = try module.function(named: "tandem_kernel_embed")
         layerNormKernel = try module.function(named: "tandem_kernel_layer_norm")
         sampleKernel = try module.function(named: "tandem_kernel_sample")
+        allReduceKernel = try module.function(named: "tandem_kernel_all_reduce")
         waitKernel = try module.function(named: "tandem_kernel_wait")
         signalKernel = try module.function(named: "tandem_kernel_signal")
         readKernel = try module.function(named: "tandem_kernel_read")
@@ -174,6 +175,13 @@ final class GPUKernels: Sendable {
         try stream.launch(
             kernel, grid: (blockCount, 1, 1), block: Int(TANDEM_GPU_DECODE_BLOCK),
             sharedByteCount: Int(TANDEM_GPU_DECODE_SHARED_BYTES), isProgrammatic: true, arguments: a)
+    }
+
+    /// residual = the sum of all ranks' parts, through each other's memory.
+    func allReduce(_ a: tandem_gpu_all_reduce, on stream: Stream) throws(CUDAError) {
+        try stream.launch(
+            allReduceKernel, grid: (divideUp(Int(a.count), 512), 1, 1), block: 256, isProgrammatic: true,
+            arguments: a)
     }
 
     func sample(_ a: tandem_gpu_sample, on stream: Stream) throws(CUDAError) {

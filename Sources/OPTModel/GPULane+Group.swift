@@ -1,64 +1,85 @@
 import CUDA
 import Collectives
-import HostRuntime
-
-/// How the sums of all processes' parts become the residual stream of each.
-protocol GPUReducer: AnyObject, Sendable {
-    /// Whether the thread that launches takes part: a step cannot be a graph then.
-    var needsHost: Bool { get }
-
-    /// residual = the sum of all processes' `sum`, of `count` fp32 values; where both are the same memory, in place.
-    func reduce(_ sum: UInt64, to residual: UInt64, count: Int, on stream: Stream) throws
-}
-
-/// By way of CPU memory: what the GPU has is copied there, the processes' communicator adds it up, and it is copied back.
-/// Nothing else goes on meanwhile.
-final class HostReducer: GPUReducer, @unchecked Sendable {  // the launching thread's
-    private let communicator: any Communicator
-    private let buffer: PinnedBuffer
-
-    var needsHost: Bool { true }
-
-    init(_ communicator: any Communicator, mostCount: Int, context: Context) throws {
-        self.communicator = communicator
-        buffer = try PinnedBuffer(try HostBuffer(byteCount: mostCount * 4), context: context)
-    }
-
-    func reduce(_ sum: UInt64, to residual: UInt64, count: Int, on stream: Stream) throws {
-        try stream.download(sum, to: buffer.baseAddress, byteCount: count * 4)
-        try stream.synchronize()
-        try communicator.allReduce(buffer.pointer(), count: count)
-        try stream.upload(buffer.baseAddress, to: residual, byteCount: count * 4)
-    }
-}
 
 /// Where the processes of a group meet within a step of the GPU lane.
 ///
 /// The residual stream is the same on all of them. Rank 0 adds its pieces to it, the others theirs to zeros, and the sum of
 /// all is the residual stream behind the block.
 extension GPULane {
+    /// The sums of a step that goes operation by operation: behind the embedding and behind each block.
+    static func sumsPerStep(_ configuration: OPTConfiguration) -> Int { 2 * configuration.layerCount + 1 }
+
+    static func reducer(
+        _ group: GroupPart?, _ configuration: OPTConfiguration, rowCapacity: Int, kernels: GPUKernels,
+        scratch: borrowing GPUScratch, block: StepBlock, context: Context
+    ) throws -> (any GPUReducer)? {
+        guard let group else { return nil }
+        let large: any GPUReducer
+        if let nccl = group.gpus?.nccl {
+            large = NCCLReducer(nccl)
+        } else {
+            large = try HostReducer(
+                group.communicator!, mostCount: rowCapacity * configuration.hiddenSize, context: context)
+        }
+        guard let gpus = group.gpus, let memory = gpus.memory else { return large }
+        return OneShotReducer(
+            gpus, memory, large: large, kernels: kernels, sumsPerStep: sumsPerStep(configuration),
+            step: scratch.step + UInt64(StepBlock.Layout.stepNumber), failure: block.failureAddress,
+            clears: scratch.sum != scratch.residual)
+    }
+
     /// Whether a decode step goes into the stream kernel by kernel, not as a graph.
-    var launchesStepwise: Bool { timeline != nil || reducer?.needsHost == true }
+    func launchesStepwise(_ pass: Pass) -> Bool {
+        timeline != nil || reducer?.needsHost(count: sumCount(pass)) == true
+    }
+
+    private func sumCount(_ pass: Pass) -> Int { pass.rowCount * configuration.hiddenSize }
+
+    /// Whether the logits of all processes come to rank 0's GPU, which then chooses the tokens.
+    var gathersLogits: Bool { group?.gpus?.nccl != nil }
+
+    /// The columns of a row of logits in this process's memory.
+    static func logitsWidth(_ configuration: OPTConfiguration, _ group: GroupPart?) -> Int {
+        guard let group, group.isConductor, group.gpus?.nccl != nil else {
+            return configuration.vocabularySize
+        }
+        return group.shard.whole.vocabularySize
+    }
 
     /// Lets a block begin with nothing but the residual stream, which comes from rank 0.
     func clearSum(_ pass: Pass) throws(CUDAError) {
-        if scratch.sum == scratch.residual { return }
-        try stream.fill(scratch.sum, byteCount: pass.rowCount * configuration.hiddenSize * 4)
+        if scratch.sum == scratch.residual || reducer?.clears(count: sumCount(pass)) == true { return }
+        try stream.fill(scratch.sum, byteCount: sumCount(pass) * 4)
     }
 
-    /// Behind a block: the residual stream becomes the sum of all processes' sums.
-    func meet(_ pass: Pass) throws(CUDAError) {
+    /// Behind the embedding (0) and each block: the residual stream becomes the sum of all processes' sums.
+    func meet(_ number: Int, _ pass: Pass) throws(CUDAError) {
         guard let reducer else { return }
-        try span("meeting the other ranks") { () throws(CUDAError) in
+        try exchange("meeting the other ranks") {
+            try reducer.reduce(
+                scratch.sum, to: scratch.residual, count: sumCount(pass), number: number, on: stream)
+        }
+    }
+
+    /// Brings the other processes' logits to rank 0's GPU.
+    func gatherLogits(_ pass: Pass) throws(CUDAError) {
+        guard let group, let nccl = group.gpus?.nccl else { return }
+        try exchange("gathering the logits") {
+            try nccl.gather(
+                rows: pass.logitsCount, of: scratch.logits, counts: group.logitsCounts, to: scratch.logits,
+                on: stream.libraryHandle)
+        }
+    }
+
+    private func exchange(_ name: String, _ body: () throws -> Void) throws(CUDAError) {
+        try span(name) { () throws(CUDAError) in
             do {
-                try reducer.reduce(
-                    scratch.sum, to: scratch.residual, count: pass.rowCount * configuration.hiddenSize,
-                    on: stream)
+                try body()
             } catch let error as CUDAError {
                 throw error
             } catch {
                 groupError = error as? CollectiveError
-                throw CUDAError(.other, action: "meeting the other ranks", reason: "\(error)")
+                throw CUDAError(.other, action: name, reason: "\(error)")
             }
         }
     }

@@ -10,6 +10,7 @@ extension GPULane {
         try span("embedding") { () throws(CUDAError) in try embed(pass, layout) }
         if isWhole(pass, cache) {
             try stepKernel!.enqueue(row: scratch.step + UInt64(layout.rows), kernels: kernels, on: stream)
+            try gatherLogits(pass)
             return try sample(pass, layout)
         }
         if let boxProducts, takesBoxes(pass, cache) {
@@ -62,7 +63,7 @@ extension GPULane {
                     inputs: UInt32(configuration.embeddingSize), outputs: UInt32(configuration.hiddenSize),
                     activation: 0, transposed: 0))
         }
-        try meet(pass)
+        try meet(0, pass)
     }
 
     // MARK: Blocks of a layer
@@ -108,7 +109,7 @@ extension GPULane {
         }
         if let share { try join(share, onto: scratch.sum, stride: hidden, adds: true, pass) }
         if sharesSlot { try releaseCache(layer: index, cache) }
-        try meet(pass)
+        try meet(2 * index + 1, pass)
         if !configuration.normalizesBefore { try normalize(layer.attentionNorm, pass, keeps: true) }
     }
 
@@ -196,7 +197,7 @@ extension GPULane {
         if let share {
             try join(share, onto: scratch.sum, stride: configuration.hiddenSize, adds: true, pass)
         }
-        try meet(pass)
+        try meet(2 * index + 2, pass)
         if !configuration.normalizesBefore { try normalize(layer.mlpNorm, pass, keeps: true) }
     }
 
@@ -258,22 +259,22 @@ extension GPULane {
         if let share {
             let columns = UInt64(cpuShare!.rows.lowerBound * 4)
             try join(
-                share, onto: scratch.logits + columns, stride: configuration.vocabularySize, adds: false,
+                share, onto: scratch.logits + columns, stride: logitsWidth, adds: false,
                 count)
         }
+        try gatherLogits(pass)
     }
 
     private func multiplyToLogits(x: UInt64, inputs: Int, _ piece: LogitsPiece, _ pass: Pass)
         throws(CUDAError)
     {
-        let vocabularySize = configuration.vocabularySize
         for first in stride(from: 0, to: pass.rowCount, by: Int(TANDEM_GPU_FEW_ROWS)) {
             let rows = min(Int(TANDEM_GPU_FEW_ROWS), pass.rowCount - first)
             try kernels.linear(
                 tandem_gpu_linear(
                     x: x + UInt64(first * inputs * 2), weights: piece.table, bias: 0,
-                    y: scratch.logits + UInt64((first * vocabularySize + piece.rows.lowerBound) * 4),
-                    x_stride: UInt32(inputs), y_stride: UInt32(vocabularySize), rows: UInt32(rows),
+                    y: scratch.logits + UInt64((first * logitsWidth + piece.rows.lowerBound) * 4),
+                    x_stride: UInt32(inputs), y_stride: UInt32(logitsWidth), rows: UInt32(rows),
                     inputs: UInt32(inputs), outputs: UInt32(piece.rows.count), activation: 0, y_is_float: 1,
                     is_resident: piece.source == .resident ? 1 : 0, residual: 0, norm_weight: 0, norm_bias: 0,
                     epsilon: 0, limit: .init()), on: stream)
@@ -287,7 +288,7 @@ extension GPULane {
                 tokens: block.tokensAddress, counter: scratch.counters,
                 step: scratch.step + UInt64(StepBlock.Layout.stepNumber),
                 sequence_number: block.finishedStepAddress, rows: UInt32(pass.logitsCount),
-                vocabulary: UInt32(configuration.vocabularySize)), on: stream)
+                vocabulary: UInt32(logitsWidth)), on: stream)
     }
 
     // MARK: Operations

@@ -43,6 +43,8 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
     let reducer: (any GPUReducer)?
     /// What kept the processes from meeting.
     var groupError: CollectiveError?
+    /// The columns of a row of logits.
+    let logitsWidth: Int
     /// [logits rows, the whole vocabulary], where this process gets the parts' logits.
     private let groupLogits: HostBuffer?
     /// What is being recorded, if anything.
@@ -100,7 +102,7 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
     ) throws(ModelError) {
         precondition(
             group == nil || group!.shard.configuration == weights.configuration,
-            "GPULane: these are not the weights of rank \(group!.communicator.place.rank)")
+            "GPULane: these are not the weights of rank \(group!.place.rank)")
         self.group = group
         self.weights = weights
         self.context = context
@@ -109,6 +111,7 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
         self.cacheSlotCount = cacheSlotCount
         let configuration = weights.configuration
         self.configuration = configuration
+        logitsWidth = Self.logitsWidth(configuration, group)
         let hasDiskCache = !weights.placement.cacheHeads.disk.isEmpty
         do {
             kernels = try GPUKernels(context)
@@ -116,7 +119,8 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
             scratch = try GPUScratch(
                 configuration, rowCapacity: rowCapacity, logitsCapacity: segmentCapacity,
                 stepByteCount: StepBlock.Layout(rowCapacity: rowCapacity, hasDiskCache: hasDiskCache)
-                    .byteCount, hasOwnSum: group.map { !$0.isConductor } ?? false, context: context)
+                    .byteCount, hasOwnSum: group.map { !$0.isConductor } ?? false, logitsWidth: logitsWidth,
+                context: context)
             block = try StepBlock(rowCapacity: rowCapacity, hasDiskCache: hasDiskCache, context: context)
             // A row that lies on disk, with the blocks of the disk around it; two tables.
             tableRowStride =
@@ -125,19 +129,18 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
                     max(configuration.hiddenSize, configuration.embeddingSize) * 2)
             let needsRows = !weights.tokenTable.isMapped || !weights.positionTable.isMapped
             tableRows = try Self.pinned(needsRows ? 2 * rowCapacity * tableRowStride : 4096, context)
-            hostLogits = try Self.pinned(segmentCapacity * configuration.vocabularySize * 4, context)
+            hostLogits = try Self.pinned(segmentCapacity * logitsWidth * 4, context)
             cpuShare = try Self.cpuShare(
                 weights, cpu, rowCapacity: min(rowCapacity, segmentCapacity), context)
             cpuAttention = try Self.cpuAttention(
                 weights, cpu, rowCapacity: min(rowCapacity, segmentCapacity), partner: cpuShare?.link,
                 context)
             cpuPart = Self.cpuPart(cpuShare, cpuAttention)
-            reducer = try group.map {
-                try HostReducer(
-                    $0.communicator, mostCount: rowCapacity * configuration.hiddenSize, context: context)
-            }
+            reducer = try Self.reducer(
+                group, configuration, rowCapacity: rowCapacity, kernels: kernels, scratch: scratch,
+                block: block, context: context)
             groupLogits =
-                group == nil || !group!.isConductor
+                group == nil || !group!.isConductor || group!.gpus?.nccl != nil
                 ? nil
                 : try HostBuffer(byteCount: segmentCapacity * group!.shard.whole.vocabularySize * 4)
             try stream.fill(
@@ -273,7 +276,7 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
         if cpuPart == nil && testFault?.due == .gpuError { try failGPU(on: stream) }
         if pass.isDecode, let cpuPart {
             try computeWithCPU(cpuPart, pass, cache, layout)
-        } else if pass.isDecode && !launchesStepwise {
+        } else if pass.isDecode && !launchesStepwise(pass) {
             try graph(for: pass, cache, layout).launch(on: stream)
         } else {
             try enqueue(pass, cache, layout)
@@ -299,8 +302,11 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
     private func deliver(
         _ batch: StepBatch, _ body: (_ segment: StepBatch.Segment, _ output: LaneOutput) -> Void
     ) throws {
-        if let group { return try deliver(batch, group, body) }
-        let vocabularySize = configuration.vocabularySize
+        if let group {
+            if !gathersLogits { return try deliver(batch, group, body) }
+            if !group.isConductor { return }
+        }
+        let vocabularySize = logitsWidth
         var hasLogits = false
         for index in 0..<batch.segmentCount {
             let segment = batch.segments[index]
@@ -339,7 +345,7 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
         var all: UnsafeMutablePointer<Float>?
         if groupLogits != nil { all = groupLogits!.pointer() }
         for row in 0..<batch.logitsCount {
-            try group.communicator.gather(
+            try group.communicator!.gather(
                 own + row * count, counts: group.logitsCounts, to: all.map { $0 + row * wholeCount })
         }
         guard let all else { return }

@@ -1,3 +1,4 @@
+import CUDA
 import Collectives
 import Glibc
 import HostRuntime
@@ -194,6 +195,17 @@ extension EmulatedGPUTests {
         func `tokens are those of transformers, wherever each process has its part`(
             golden: GoldenCase, split: Int
         ) throws {
+            try check(golden, split, oneShot: false)
+        }
+
+        @Test(arguments: cases, 0..<splits.count)
+        func `tokens are the same where sums go through the memory of all GPUs`(
+            golden: GoldenCase, split: Int
+        ) throws {
+            try check(golden, split, oneShot: true)
+        }
+
+        private func check(_ golden: GoldenCase, _ split: Int, oneShot: Bool) throws {
             EmulatedGPU.isConcurrent = true
             defer { EmulatedGPU.isConcurrent = false }
             let split = Self.splits[split]
@@ -206,11 +218,18 @@ extension EmulatedGPUTests {
                         cachePercent: split.cache)
                 } ?? PlacementRequest(perLayerPercent: weights, cachePercent: split.cache)
             let folder = golden.folder
-            let errors = try inThreadGroup(of: 2 + golden.prompts[0].ids.count % 3) {
+            let size = 2 + golden.prompts[0].ids.count % 3
+            let memories = try (0..<(oneShot ? size : 0)).map { _ in
+                try PeerMemory(
+                    byteCount: GPUExchange.memoryByteCount(size), context: try EmulatedGPU.context())
+            }
+            for memory in memories { memory.open(memories) }
+            let errors = try inThreadGroup(of: size) {
                 try LoadedModel(
                     folder, group: $0, channel: $1, onGPU: request, context: try EmulatedGPU.context(),
+                    memory: oneShot ? memories[$0.place.rank] : nil,
                     cpu: split.computation == nil ? nil : .init(workerCount: 1))
-            } _: { model, _ in
+            } _: { model, group in
                 // A prompt alone, then all of them as a ragged batch.
                 let alone = try model.decodeGreedily([golden.prompts[3].ids], steps: 8)
                 #expect(alone.tokens[0] == Array(golden.prompts[3].tokens.prefix(8)))
@@ -220,6 +239,8 @@ extension EmulatedGPUTests {
                 for (tokens, prompt) in zip(batch.tokens, golden.prompts) {
                     #expect(tokens == Array(prompt.tokens.prefix(6)))
                 }
+                // All of them are small.
+                #expect((group.reduceCount == 0) == oneShot)
             }
             #expect(errors.allSatisfy { $0 == nil }, "\(errors)")
         }

@@ -59,13 +59,17 @@ struct LoadedModel {
     }
 
     /// The same on a GPU, with the part's weights as `request` has them.
+    ///
+    /// - Parameter memory: for sums that go in one shot; nil where they go through the communicator.
     init(
         _ folder: FilePath, group: any Communicator, channel: any CommandChannel,
-        onGPU request: PlacementRequest, context: Context, cpu: CPUPart? = nil
+        onGPU request: PlacementRequest, context: Context, memory: PeerMemory? = nil, cpu: CPUPart? = nil
     ) throws {
         configuration = try OPTConfiguration(folder: folder)
         pool = WorkerPool(workerCount: cpu?.workerCount ?? 1)
-        let part = GroupPart(configuration, group)
+        let part = GroupPart(
+            configuration, group.place, communicator: group,
+            gpus: memory.map { GPUExchange(group.place, memory: $0) })
         let weights = try GPULane.loadWeights(
             part.shard.configuration, placement: Placement(part.shard.configuration.shape, request),
             from: try ShardSource(try CheckpointFiles(folder: folder), part.shard), pool: pool,

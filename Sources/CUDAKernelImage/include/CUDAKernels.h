@@ -24,6 +24,9 @@ typedef uint64_t tandem_device_pointer;
 
 enum { TANDEM_GPU_IDENTITY = 0, TANDEM_GPU_RELU = 1, TANDEM_GPU_GELU = 2 };
 
+/// The most ranks that write into each other's memory.
+#define TANDEM_GPU_MOST_RANKS 8
+
 /// The most rows that the kernels of few rows take.
 #define TANDEM_GPU_FEW_ROWS 32
 
@@ -345,6 +348,24 @@ typedef struct {
   uint64_t timeout_nanoseconds;
 } tandem_gpu_join;
 enum { TANDEM_GPU_WAITED_TOO_LONG = 1 };
+
+/// residual[i] = the sum over all ranks of their sum[i], in the order of ranks; residual may be sum. `memory`
+/// is what each rank has of the kind [2][ranks][capacity] x (word, number), zeros at first, as this rank's
+/// GPU sees it; the own one is at `rank`. The number of an all-reduce is *step * numbers_per_step + number +
+/// 1; consecutive ones must not both be even or odd. With `clears` sum becomes zeros. Grid: a thread for two
+/// elements. Block: 256.
+typedef struct {
+  tandem_device_pointer sum;       // fp32 [count]
+  tandem_device_pointer residual;  // fp32 [count]
+  tandem_device_pointer step;      // uint32
+  tandem_device_pointer failure;   // uint32, mapped: 1 where a part did not come in time
+  tandem_device_pointer memory[TANDEM_GPU_MOST_RANKS];
+  uint32_t count, capacity;  // elements; the latter a multiple of two
+  uint32_t rank, rank_count;
+  uint32_t number, numbers_per_step;
+  uint32_t clears;
+  uint64_t timeout_nanoseconds;
+} tandem_gpu_all_reduce;
 
 /// Reads every 16 bytes once and adds up a digest: what decode is measured against. Block: 512.
 typedef struct {

@@ -5,6 +5,15 @@
 
 #include <stdint.h>
 
+/// Bytes that libraries take by value: the driver's name for memory of another process, and NCCL's for a
+/// group.
+typedef struct {
+  uint8_t bytes[64];
+} tandem_bytes_64;
+typedef struct {
+  uint8_t bytes[128];
+} tandem_bytes_128;
+
 /// Tells the processor that this is a spin loop: frees the sibling hyper-thread and saves power.
 static inline void tandem_spin_hint(void) {
 #if defined(__x86_64__)
@@ -21,8 +30,8 @@ int tandem_pin_current_thread(int32_t processor);
 /// Returns how many there are, or 0 where the system does not tell.
 int32_t tandem_allowed_processors(int32_t *processors, int32_t capacity);
 
-/// Lets the process's first thread, and those that it starts, run on all processors that the system grants. Returns 0, or an
-/// errno value.
+/// Lets the process's first thread, and those that it starts, run on all processors that the system grants.
+/// Returns 0, or an errno value.
 int tandem_unbind_process(void);
 
 /// Binds the process's first thread to some processors. Returns 0, or an errno value.
