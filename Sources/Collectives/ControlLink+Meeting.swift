@@ -1,58 +1,54 @@
+import FoundationEssentials
 import Glibc
 
 /// How the ranks find each other, and see that they are to do the same.
 extension ControlLink {
     /// Waits for the other ranks.
     public static func lead(
-        _ listener: Listener, place: RankPlace, agreement: [Agreement], hostName: String,
-        programVersion: String, progress: GroupProgress, limits: Limits = Limits(),
+        _ listener: Listener, _ own: Greeting, progress: GroupProgress, limits: Limits = Limits(),
         onFailure: @escaping @Sendable (Failure) -> Void
     ) throws(CollectiveError) -> ControlLink {
-        let own = Greeting(
-            place: place, hostName: hostName, programVersion: programVersion, agreement: agreement,
-            isForCommands: false)
         let guests = try Reception(listener: listener, own: own, limits: limits).receive()
-        let peers = (1..<place.size).map { rank in
-            let connections = guests.filter { $0.greeting.place.rank == rank }
-            return Peer(
-                rank: rank, hostName: connections[0].greeting.hostName,
-                commands: connections.first { $0.greeting.isForCommands }!.socket,
-                news: connections.first { !$0.greeting.isForCommands }!.socket)
+        let connections = (1..<own.claim.size).map { rank in guests.filter { $0.greeting.claim.rank == rank } }
+        let roster = Roster([own] + connections.map { $0[0].greeting })
+        let peers = connections.map { pair in
+            Peer(
+                rank: pair[0].greeting.claim.rank, hostName: pair[0].greeting.machine.name,
+                commands: pair.first { $0.greeting.isForCommands }!.socket,
+                news: pair.first { !$0.greeting.isForCommands }!.socket)
         }
+        let welcome = Array(try! JSONEncoder().encode(roster))
         for peer in peers {
-            try? peer.news.write(.welcome, hostName)
-            try? peer.commands.write(.welcome, hostName)
+            try? peer.news.write(.welcome, welcome)
+            try? peer.commands.write(.welcome, welcome)
         }
         return ControlLink(
-            place: place, peers: peers, progress: progress, limits: limits, onFailure: onFailure)
+            rank: 0, roster: roster, peers: peers, progress: progress, limits: limits, onFailure: onFailure)
     }
 
     /// Joins rank 0.
     public static func follow(
-        _ address: Address, place: RankPlace, agreement: [Agreement], hostName: String,
-        programVersion: String, progress: GroupProgress, limits: Limits = Limits(),
+        _ address: Address, _ greeting: Greeting, progress: GroupProgress, limits: Limits = Limits(),
         onFailure: @escaping @Sendable (Failure) -> Void
     ) throws(CollectiveError) -> ControlLink {
         let end = ContinuousClock.now + .seconds(limits.meetSeconds)
-        let greeting = Greeting(
-            place: place, hostName: hostName, programVersion: programVersion, agreement: agreement,
-            isForCommands: false)
+        let rank = greeting.claim.rank
         let news = try greet(greeting, address, until: end, limits)
         let commands: Socket
         do throws(CollectiveError) {
             commands = try greet(greeting.forCommands, address, until: end, limits)
         } catch {
             // Rank 0 may have sent this rank away at once.
-            _ = try welcome(news, address, place, seconds: 1)
+            _ = try welcome(news, address, rank, seconds: 1)
             throw error
         }
         // Rank 0 waits for the others until its own time is up, and says so then.
         let seconds = limits.meetSeconds + limits.silenceSeconds
-        let conductorName = try welcome(news, address, place, seconds: seconds)
-        _ = try welcome(commands, address, place, seconds: seconds)
+        let roster = try welcome(news, address, rank, seconds: seconds)
+        _ = try welcome(commands, address, rank, seconds: seconds)
         return ControlLink(
-            place: place,
-            peers: [Peer(rank: 0, hostName: conductorName, commands: commands, news: news)],
+            rank: rank, roster: roster,
+            peers: [Peer(rank: 0, hostName: roster.machines[0].name, commands: commands, news: news)],
             progress: progress, limits: limits, onFailure: onFailure)
     }
 
@@ -60,7 +56,7 @@ extension ControlLink {
     private static func greet(
         _ greeting: Greeting, _ address: Address, until end: ContinuousClock.Instant, _ limits: Limits
     ) throws(CollectiveError) -> Socket {
-        let socket = try reach(address, greeting.place, until: end, limits)
+        let socket = try reach(address, greeting.claim.rank, until: end, limits)
         do throws(Socket.Failure) {
             try greeting.write(to: socket)
             // Another program may take what it is sent and say nothing.
@@ -68,30 +64,29 @@ extension ControlLink {
         } catch {
             throw CollectiveError(
                 .address,
-                "\(address) answers rank \(greeting.place.rank), but is not Tandem: choose another --port")
+                "\(address) answers rank \(greeting.claim.rank), but is not Tandem: choose another --port")
         }
         return socket
     }
 
-    /// Waits until all have come; the name of rank 0's machine.
+    /// Waits until all have come.
     private static func welcome(
-        _ socket: Socket, _ address: Address, _ place: RankPlace, seconds: Double
-    ) throws(CollectiveError) -> String {
+        _ socket: Socket, _ address: Address, _ rank: Int, seconds: Double
+    ) throws(CollectiveError) -> Roster {
         guard let (kind, bytes) = try? socket.readFrame(seconds: seconds) else {
             throw CollectiveError(
-                .lostRank, "rank 0 at \(address) left before all ranks had come",
-                isSaidElsewhere: place.rank != 1)
+                .lostRank, "rank 0 at \(address) left before all ranks had come", isSaidElsewhere: rank != 1)
+        }
+        if kind == .welcome, let roster = try? JSONDecoder().decode(Roster.self, from: Data(bytes)) {
+            return roster
         }
         let text = String(decoding: bytes, as: UTF8.self)
-        if kind != .welcome {
-            throw CollectiveError(.disagreement, text, isSaidElsewhere: text.isEmpty)
-        }
-        return text
+        throw CollectiveError(.disagreement, text, isSaidElsewhere: text.isEmpty)
     }
 
     /// Connects, as soon as somebody listens there.
     private static func reach(
-        _ address: Address, _ place: RankPlace, until end: ContinuousClock.Instant, _ limits: Limits
+        _ address: Address, _ rank: Int, until end: ContinuousClock.Instant, _ limits: Limits
     ) throws(CollectiveError) -> Socket {
         while true {
             let left = ContinuousClock.now.duration(to: end) / .seconds(1)
@@ -101,7 +96,7 @@ extension ControlLink {
         }
         throw CollectiveError(
             .unreachable,
-            "rank \(place.rank) found nobody at \(address) within \(limits.meetSeconds) s: does rank 0 run there, and is "
+            "rank \(rank) found nobody at \(address) within \(limits.meetSeconds.brief) s: does rank 0 run there, and is "
                 + "--head-ip an address of its machine?")
     }
 }
@@ -125,7 +120,7 @@ private struct Reception {
         var end = ContinuousClock.now + .seconds(limits.meetSeconds)
         var guests: [Guest] = []
         var culprit: (rank: Int, sentence: String)?
-        while guests.count < 2 * (own.place.size - 1) {
+        while guests.count < 2 * (own.claim.size - 1) {
             let left = ContinuousClock.now.duration(to: end) / .seconds(1)
             guard left > 0, let socket = listener.socket.accept(seconds: left) else { break }
             // Whatever else comes along is not for us.
@@ -133,7 +128,7 @@ private struct Reception {
             Greeting.magic.withUnsafeBytes { try? socket.write($0) }
             let guest = Guest(greeting: greeting, socket: socket)
             if culprit == nil, let objection = greeting.objection(of: own, others: guests.map(\.greeting)) {
-                culprit = (greeting.place.rank, objection)
+                culprit = (greeting.claim.rank, objection)
                 // Those that are on their way shall know, too, that another rank says it.
                 end = min(end, .now + .seconds(Self.dismissalSeconds))
             }
@@ -141,12 +136,12 @@ private struct Reception {
         }
         if let culprit {
             for guest in guests {
-                let isCulprit = guest.greeting.place.rank == culprit.rank
+                let isCulprit = guest.greeting.claim.rank == culprit.rank
                 try? guest.socket.write(.refusal, isCulprit ? culprit.sentence : "")
             }
             throw CollectiveError(.disagreement, culprit.sentence, isSaidElsewhere: true)
         }
-        if guests.count < 2 * (own.place.size - 1) {
+        if guests.count < 2 * (own.claim.size - 1) {
             for guest in guests { try? guest.socket.write(.refusal) }
             throw CollectiveError(.timeout, missing(guests))
         }
@@ -154,8 +149,8 @@ private struct Reception {
     }
 
     private func missing(_ guests: [Guest]) -> String {
-        let ranks = (1..<own.place.size).filter { rank in
-            guests.count { $0.greeting.place.rank == rank } < 2
+        let ranks = (1..<own.claim.size).filter { rank in
+            guests.count { $0.greeting.claim.rank == rank } < 2
         }
         let names = ranks.map(String.init)
         let list =
@@ -163,7 +158,7 @@ private struct Reception {
             ? "rank \(names[0])"
             : "ranks \(names.dropLast().joined(separator: ", ")) and \(names.last!)"
         return
-            "\(list) of \(own.place.size) did not come to rank 0 at \(listener.address) within \(limits.meetSeconds) s: do "
+            "\(list) of \(own.claim.size) did not come to rank 0 at \(listener.address) within \(limits.meetSeconds.brief) s: do "
             + "they run, and can they reach that address?"
     }
 }

@@ -68,8 +68,10 @@ public final class ControlLink: CommandChannel, @unchecked Sendable {  // socket
     }
 
     public let place: RankPlace
+    /// All ranks and their machines.
+    public let roster: Roster
     /// Of the other ranks in order, where this is rank 0; else rank 0 alone.
-    private let peers: [Peer]
+    let peers: [Peer]
     private let progress: GroupProgress
     private let limits: Limits
     private let onFailure: @Sendable (Failure) -> Void
@@ -79,15 +81,18 @@ public final class ControlLink: CommandChannel, @unchecked Sendable {  // socket
     private var areReady = false
     private var isReady = false
     private let watch: Mutex<Watch>
+    /// What this rank says of itself when it is asked.
+    let statement = Mutex<@Sendable () -> [UInt8]>({ [] })
 
     /// Looks for the next command, without sleeping, before it sleeps: some hundred microseconds.
     private static let polls = 500
 
     init(
-        place: RankPlace, peers: [Peer], progress: GroupProgress, limits: Limits,
+        rank: Int, roster: Roster, peers: [Peer], progress: GroupProgress, limits: Limits,
         onFailure: @escaping @Sendable (Failure) -> Void
     ) {
-        self.place = place
+        place = roster.place(of: rank)
+        self.roster = roster
         self.peers = peers
         self.progress = progress
         self.limits = limits
@@ -104,7 +109,7 @@ public final class ControlLink: CommandChannel, @unchecked Sendable {  // socket
         let commands, news: Socket
     }
 
-    private var isConductor: Bool { place.rank == 0 }
+    var isConductor: Bool { place.rank == 0 }
 
     // MARK: Commands
 
@@ -121,7 +126,7 @@ public final class ControlLink: CommandChannel, @unchecked Sendable {  // socket
     }
 
     /// Waits until all ranks have loaded their parts.
-    private func awaitReady() throws(CollectiveError) {
+    func awaitReady() throws(CollectiveError) {
         if areReady { return }
         for peer in peers { _ = try answer(of: peer, .ready) }
         areReady = true
@@ -134,32 +139,22 @@ public final class ControlLink: CommandChannel, @unchecked Sendable {  // socket
                 try conductor.commands.write(.ready)
                 isReady = true
             }
-            let (kind, count) = try conductor.commands.readHeader(polls: Self.polls)
-            if kind == .end { return false }
-            try conductor.commands.read(count, into: &buffer)
-            return true
+            while true {
+                let (kind, count) = try conductor.commands.readHeader(polls: Self.polls)
+                switch kind {
+                case .end: return false
+                case .question: try conductor.commands.write(.reply, statement.withLock(\.self)())
+                default:
+                    try conductor.commands.read(count, into: &buffer)
+                    return true
+                }
+            }
         } catch {
             throw lost(conductor)
         }
     }
 
-    /// Answers rank 0's last command.
-    public func reply(_ bytes: [UInt8]) throws(CollectiveError) {
-        do throws(Socket.Failure) {
-            try peers[0].commands.write(.reply, bytes)
-        } catch {
-            throw lost(peers[0])
-        }
-    }
-
-    /// What the other ranks answered to the last command, in their order.
-    public func replies() throws(CollectiveError) -> [[UInt8]] {
-        var all: [[UInt8]] = []
-        for peer in peers { all.append(try answer(of: peer, .reply)) }
-        return all
-    }
-
-    private func answer(of peer: Peer, _ kind: Frame.Kind) throws(CollectiveError) -> [UInt8] {
+    func answer(of peer: Peer, _ kind: Frame.Kind) throws(CollectiveError) -> [UInt8] {
         do throws(Socket.Failure) {
             let (found, bytes) = try peer.commands.readFrame()
             if found == kind { return bytes }
@@ -168,7 +163,7 @@ public final class ControlLink: CommandChannel, @unchecked Sendable {  // socket
     }
 
     /// The thread that reads the news ends the process, and knows better why; this is what else is left to say.
-    private func lost(_ peer: Peer) -> CollectiveError {
+    func lost(_ peer: Peer) -> CollectiveError {
         CollectiveError(.lostRank, "rank \(peer.rank) on \(peer.hostName) is gone")
     }
 
@@ -258,13 +253,13 @@ public final class ControlLink: CommandChannel, @unchecked Sendable {  // socket
                 Failure(
                     speaks: speaks(of: peer),
                     sentence:
-                        "rank \(rank) on \(peer.hostName) has given no sign of life for \(limits.silenceSeconds) s (stopped, "
+                        "rank \(rank) on \(peer.hostName) has given no sign of life for \(limits.silenceSeconds.brief) s (stopped, "
                         + "or its machine is lost): all ranks stop"))
         case .stall(let rank, let meeting):
             // The others see this from where they wait: only rank 0 sees all.
             if !isConductor { return }
             let sentence =
-                "rank \(rank) has not come to meeting \(meeting) of the ranks for \(limits.stallSeconds) s, while all others "
+                "rank \(rank) has not come to meeting \(meeting) of the ranks for \(limits.stallSeconds.brief) s, while all others "
                 + "wait there: all ranks stop"
             let peer = peers.first { $0.rank == rank }
             try? peer?.news.write(.stall, sentence)
@@ -275,7 +270,7 @@ public final class ControlLink: CommandChannel, @unchecked Sendable {  // socket
                 Failure(
                     speaks: true,
                     sentence:
-                        "all ranks wait in meeting \(meeting) for \(limits.jamSeconds) s and it does not end: look at "
+                        "all ranks wait in meeting \(meeting) for \(limits.jamSeconds.brief) s and it does not end: look at "
                         + "the network between their machines, and at the library that they exchange results with"
                 ))
         }
@@ -294,6 +289,11 @@ public final class ControlLink: CommandChannel, @unchecked Sendable {  // socket
 
     /// As if the process stood still.
     func fallSilent() { isOver.store(true, ordering: .releasing) }
+}
+
+extension Double {
+    /// Without a fraction where there is none.
+    var brief: String { Int(exactly: self).map(String.init) ?? "\(self)" }
 }
 
 /// What a rank knows of the others' signs of life.

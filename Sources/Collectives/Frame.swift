@@ -4,12 +4,14 @@ import Glibc
 enum Frame {
     enum Kind: UInt32 {
         case greeting = 1
+        /// The bytes are the `Roster`.
         case welcome = 2
         /// The bytes are why; empty for a rank that need not say it.
         case refusal = 3
         /// The rank has loaded its part and waits for commands.
         case ready = 4
         case command = 5
+        /// What the rank gives to a gathering, or answers to a question.
         case reply = 6
         case beat = 7
         /// The sender has failed, and says why itself.
@@ -17,6 +19,10 @@ enum Frame {
         /// The receiver holds everybody up; the bytes are what it is to say.
         case stall = 9
         case end = 10
+        /// Asks the rank for what it has to say of itself.
+        case question = 11
+        /// What all ranks gave to a gathering.
+        case gathered = 12
     }
 
     static let headerByteCount = 8

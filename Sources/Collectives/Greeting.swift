@@ -2,13 +2,26 @@ import FoundationEssentials
 import Glibc
 
 /// What a rank says of itself when it meets rank 0.
-struct Greeting: Codable, Sendable {
-    var place: RankPlace
-    var hostName: String
+public struct Greeting: Codable, Sendable {
+    var claim: RankClaim
+    var machine: Machine
     var programVersion: String
     var agreement: [ControlLink.Agreement]
     /// Each rank comes with two connections: one for commands, one for everything else.
-    var isForCommands: Bool
+    var isForCommands = false
+
+    /// - Parameters:
+    ///   - programVersion: all ranks must have the same.
+    ///   - agreement: named values that must be the same on all ranks, in the same order.
+    public init(
+        _ claim: RankClaim, machine: Machine = .this, programVersion: String,
+        agreement: [ControlLink.Agreement]
+    ) {
+        self.claim = claim
+        self.machine = machine
+        self.programVersion = programVersion
+        self.agreement = agreement
+    }
 
     /// The same for the other connection.
     var forCommands: Greeting {
@@ -18,7 +31,7 @@ struct Greeting: Codable, Sendable {
     }
 
     /// What stands in front of all: Tandem, and the version of what follows.
-    static let magic: [UInt8] = Array("TANDEM\u{0}\u{1}".utf8)
+    static let magic: [UInt8] = Array("TANDEM\u{0}\u{2}".utf8)
     /// How long an answer may take that needs no other rank.
     private static let answerSeconds = 5.0
 
@@ -52,23 +65,32 @@ struct Greeting: Codable, Sendable {
 
     /// Why this rank may not join those that are there, as it should say it itself; nil where it may.
     func objection(of conductor: Greeting, others: [Greeting]) -> String? {
-        let rank = place.rank
+        let rank = claim.rank
         let advice = "start all ranks with the same program and the same arguments"
         if programVersion != conductor.programVersion {
             return
                 "rank \(rank) runs Tandem \(programVersion), and rank 0 \(conductor.programVersion): \(advice)"
         }
-        if place.size != conductor.place.size {
+        if claim.size != conductor.claim.size {
             return
-                "rank \(rank) is one of \(place.size) processes, and rank 0 of \(conductor.place.size): \(advice)"
+                "rank \(rank) is one of \(claim.size) processes, and rank 0 of \(conductor.claim.size): \(advice)"
         }
-        if let other = others.first(where: { $0.place.rank == rank && $0.isForCommands == isForCommands }) {
+        if let other = others.first(where: { $0.claim.rank == rank && $0.isForCommands == isForCommands }) {
             return
-                "two processes say that they are rank \(rank), on \(other.hostName) and on \(hostName): give each its "
+                "two processes say that they are rank \(rank), on \(other.machine.name) and on \(machine.name): give each its "
                 + "own --rank"
         }
-        if !(1..<place.size).contains(rank) {
-            return "there is no rank \(rank) beside rank 0 of \(place.size) processes: \(advice)"
+        if !(1..<claim.size).contains(rank) {
+            return "there is no rank \(rank) beside rank 0 of \(claim.size) processes: \(advice)"
+        }
+        if let localRank = claim.localRank,
+            let other = ([conductor] + others).first(where: {
+                $0.claim.rank != rank && $0.machine == machine && $0.claim.localRank == localRank
+            })
+        {
+            return
+                "ranks \(other.claim.rank) and \(rank) on \(machine.name) both have the local rank \(localRank): give each "
+                + "its own --local-rank, or leave it out"
         }
         for (own, expected) in zip(agreement, conductor.agreement) where own != expected {
             return

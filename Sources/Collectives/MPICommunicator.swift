@@ -5,16 +5,20 @@ public final class MPICommunicator: Communicator, @unchecked Sendable {  // MPI 
     public var libraryVersion: String { library.version }
     private let library: MPILibrary
     private let progress: GroupProgress?
+    private let clock: ReductionClock?
 
     /// The most values that a call is given: its counts are 32 bits wide.
     private static let mostCount = 1 << 30
 
     /// Starts MPI, once in a process.
     ///
-    /// - Parameter progress: told when the process waits for others.
-    public init(progress: GroupProgress? = nil) throws(CollectiveError) {
+    /// - Parameters:
+    ///   - progress: told when the process waits for others.
+    ///   - clock: told what all-reduces take.
+    public init(progress: GroupProgress? = nil, clock: ReductionClock? = nil) throws(CollectiveError) {
         library = try MPILibrary.shared.get()
         self.progress = progress
+        self.clock = clock
         var provided: Int32 = 0
         try library.check(
             library.initialize(nil, nil, MPILibrary.serializedThreads, &provided), "starting")
@@ -53,8 +57,12 @@ public final class MPICommunicator: Communicator, @unchecked Sendable {  // MPI 
     }
 
     public func allReduce(_ values: UnsafeMutablePointer<Float>, count: Int) throws(CollectiveError) {
+        let start = ContinuousClock.now
         progress?.enterMeeting()
-        defer { progress?.leaveMeeting() }
+        defer {
+            progress?.leaveMeeting()
+            clock?.add(start.duration(to: .now))
+        }
         var first = 0
         while first < count {
             let some = min(count - first, Self.mostCount)

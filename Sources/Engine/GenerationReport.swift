@@ -11,8 +11,15 @@ public struct GenerationReport: Sendable, Codable {
     public var keyValueCacheByteCount: Int
     /// The keys and values that the decode steps read, summed over the sequences.
     public var keyValueReadByteCount: Int
+    /// What this process spent in all-reduces during the decode steps; nil where there is but one, and where nobody
+    /// measures it.
+    public var decodeReduceSeconds: Double?
 
     public var decodeSeconds: Double { stepSeconds.reduce(0, +) }
+    /// Seconds of a decode step in all-reduces; nil where that is not known.
+    public var reduceSecondsPerStep: Double? {
+        stepSeconds.isEmpty ? nil : decodeReduceSeconds.map { $0 / Double(stepSeconds.count) }
+    }
     public var totalSeconds: Double { prefillSeconds + decodeSeconds }
     public var promptTokenCount: Int { promptTokenCounts.reduce(0, +) }
     public var generatedTokenCount: Int { generatedTokenCounts.reduce(0, +) }

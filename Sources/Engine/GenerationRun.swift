@@ -65,7 +65,7 @@ final class GenerationRun: @unchecked Sendable {  // handed over to the leader t
         var stepSeconds: [Double] = []
         stepSeconds.reserveCapacity(sequences.reduce(0) { max($0, $1.limit) })
         var keyValueReadByteCount = 0
-        let bytesPerPosition = KVCache.byteCountPerPosition(engine.configuration)
+        let bytesPerPosition = KVCache.byteCountPerPosition(engine.partConfiguration)
         var start = ContinuousClock.now
         let isComplete = try engine.decoder.prefill(
             runs, state: state, isCancelled: control.isCancelled,
@@ -73,6 +73,7 @@ final class GenerationRun: @unchecked Sendable {  // handed over to the leader t
             { take($1, sampler, sequence: $0) })
         let prefillSeconds = start.duration(to: .now).seconds
         let decodeStart = Date.now.timeIntervalSince1970
+        let reduceStart = engine.group?.reductionClock.seconds
         if !isComplete {
             // As if the prompts had never been given.
             for (sequence, length) in lengths.enumerated() { state.truncate(sequence, to: length) }
@@ -97,8 +98,15 @@ final class GenerationRun: @unchecked Sendable {  // handed over to the leader t
         let report = GenerationReport(
             promptTokenCounts: runs.map(\.count), generatedTokenCounts: sequences.map(\.generatedCount),
             prefillSeconds: prefillSeconds, stepSeconds: stepSeconds, decodeStart: decodeStart,
-            keyValueCacheByteCount: state.cache.byteCount, keyValueReadByteCount: keyValueReadByteCount)
+            keyValueCacheByteCount: state.cache.byteCount, keyValueReadByteCount: keyValueReadByteCount,
+            decodeReduceSeconds: reduceSeconds(since: reduceStart))
         control.report.withLock { $0 = report }
+    }
+
+    /// nil where nobody has measured all-reduces.
+    private func reduceSeconds(since start: Double?) -> Double? {
+        guard let start, let end = session.engine.group?.reductionClock.seconds, end > start else { return nil }
+        return end - start
     }
 
     /// What each sequence's cache does not hold yet: the token left over from the last generation, the

@@ -29,7 +29,7 @@ struct LaneLoader {
     // MARK: CPU
 
     private func loadCPU(_ source: some TensorSource) throws -> Loaded {
-        let group = options.group.map { GroupPart(configuration, $0.communicator) }
+        let group = try options.group.map { GroupPart(configuration, try $0.hostCommunicator) }
         let part = group?.shard.configuration ?? configuration
         let needed = OPTWeights.byteCount(part)
         let free = HostMemory.availableByteCount ?? .max

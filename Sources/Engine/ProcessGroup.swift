@@ -1,5 +1,4 @@
 import Collectives
-import Glibc
 import HostRuntime
 import OPTModel
 
@@ -26,19 +25,36 @@ public final class ProcessGroup: Sendable {
         public init(programVersion: String) { self.programVersion = programVersion }
     }
 
-    public let place: RankPlace
     /// With what GPUs exchange their sums, and how.
     public let communicationDevice: CommunicationDevice
     public let allReduce: AllReduceChoice
-    /// The name and version of what the ranks exchange their results with.
-    public let libraryVersion: String
+    /// The MPI library by name and version; nil where the ranks were not started by MPI.
+    public let libraryVersion: String?
     /// The processors that this rank computes with.
     public let processorCount: Int
-    let communicator: any Communicator
+    /// What this process's all-reduces take, where somebody measures it.
+    public let reductionClock: ReductionClock
     let link: ControlLink
-    private let mpi: MPICommunicator
+    private let mpi: MPICommunicator?
 
+    public var place: RankPlace { link.place }
+    /// All ranks and their machines.
+    public var roster: Roster { link.roster }
     public var isConductor: Bool { place.rank == 0 }
+
+    /// What the ranks exchange what they have in CPU memory with; nil where MPI did not start them.
+    var communicator: (any Communicator)? { mpi }
+
+    /// The same for ranks that compute on CPUs, which cannot do without.
+    var hostCommunicator: any Communicator {
+        get throws(CollectiveError) {
+            if let mpi { return mpi }
+            throw CollectiveError(
+                .missingLibrary,
+                "processes that compute on CPUs exchange their sums by MPI: start them with mpirun and give --use-mpi",
+                isSaidElsewhere: !isConductor)
+        }
+    }
 
     /// Joins the processes that an MPI launcher has started together.
     ///
@@ -49,47 +65,52 @@ public final class ProcessGroup: Sendable {
         _ options: Options, onFailure: @escaping @Sendable (ControlLink.Failure) -> Void
     ) throws -> ProcessGroup? {
         let progress = GroupProgress()
-        let mpi = try MPICommunicator(progress: progress)
+        let clock = ReductionClock()
+        let mpi = try MPICommunicator(progress: progress, clock: clock)
         if mpi.place.size == 1 {
             mpi.finish()
             return nil
         }
-        return try ProcessGroup(mpi, progress, options, onFailure)
+        // Where all are on one machine nobody else needs to see it.
+        let isAlone = mpi.place.localSize == mpi.place.size
+        let host = options.headAddress ?? (isAlone ? "127.0.0.1" : Machine.this.name)
+        var meeting = Meeting(
+            options, RankClaim(rank: mpi.place.rank, size: mpi.place.size, localRank: mpi.place.localRank),
+            ControlLink.Address(host: host, port: options.port ?? 0), progress)
+        // The machine's own name often stands for an address that no other machine reaches.
+        if mpi.place.rank == 0 { try meeting.listen(at: options.headAddress ?? (isAlone ? host : "0.0.0.0")) }
+        try meeting.address.broadcast(mpi)
+        return ProcessGroup(try meeting.join(onFailure), options, mpi, clock)
+    }
+
+    /// Joins processes of which each was told its place.
+    ///
+    /// Parameters, result and errors are those of `joinMPI`; `options` must have address and port.
+    public static func joinRanks(
+        _ claim: RankClaim, _ options: Options,
+        onFailure: @escaping @Sendable (ControlLink.Failure) -> Void
+    ) throws -> ProcessGroup? {
+        if claim.size == 1 { return nil }
+        guard let host = options.headAddress, let port = options.port else {
+            preconditionFailure("ProcessGroup: ranks that MPI did not start must know where they meet")
+        }
+        var meeting = Meeting(
+            options, claim, ControlLink.Address(host: host, port: port), GroupProgress())
+        if claim.rank == 0 { try meeting.listen(at: host) }
+        return ProcessGroup(try meeting.join(onFailure), options, nil, ReductionClock())
     }
 
     private init(
-        _ mpi: MPICommunicator, _ progress: GroupProgress, _ options: Options,
-        _ onFailure: @escaping @Sendable (ControlLink.Failure) -> Void
-    ) throws {
+        _ link: ControlLink, _ options: Options, _ mpi: MPICommunicator?, _ clock: ReductionClock
+    ) {
+        self.link = link
         self.mpi = mpi
         communicationDevice = options.communicationDevice
         allReduce = options.allReduce
-        communicator = mpi
-        place = mpi.place
-        libraryVersion = mpi.libraryVersion
-        processorCount = ProcessorShare.take(place.localRank, of: place.localSize)
-        var limits = ControlLink.Limits()
-        limits.meetSeconds = options.meetSeconds
-        var meeting = MeetingPoint(host: "", port: 0)
-        if place.rank == 0 {
-            // Where all are on one machine nobody else needs to see it.
-            let host =
-                options.headAddress ?? (place.localSize == place.size ? "127.0.0.1" : Self.hostName)
-            let listener = try ControlLink.Listener(ControlLink.Address(host: host, port: options.port ?? 0))
-            meeting = MeetingPoint(host: host, port: listener.port)
-            try meeting.broadcast(mpi)
-            link = try ControlLink.lead(
-                listener, place: place, agreement: options.agreement, hostName: Self.hostName,
-                programVersion: options.programVersion, progress: progress, limits: limits,
-                onFailure: onFailure)
-        } else {
-            try meeting.broadcast(mpi)
-            link = try ControlLink.follow(
-                ControlLink.Address(host: meeting.host, port: meeting.port), place: place,
-                agreement: options.agreement, hostName: Self.hostName,
-                programVersion: options.programVersion, progress: progress, limits: limits,
-                onFailure: onFailure)
-        }
+        libraryVersion = mpi?.libraryVersion
+        reductionClock = clock
+        processorCount = ProcessorShare.take(
+            link.roster.localIndex(of: link.place.rank), of: link.place.localSize)
     }
 
     /// Tells the others that this rank has failed. The caller says why, and ends the process.
@@ -98,35 +119,59 @@ public final class ProcessGroup: Sendable {
     /// The orderly end: of all ranks, where this is rank 0.
     public func end() {
         if isConductor { link.end() }
-        mpi.finish()
+        mpi?.finish()
     }
 
     /// The end where this process does not wait for the others' end.
     public func leave() { if isConductor { link.end() } }
+}
 
-    private static var hostName: String {
-        var name = [CChar](repeating: 0, count: 256)
-        gethostname(&name, name.count - 1)
-        return String(decoding: name.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+/// How a process comes to its group.
+private struct Meeting {
+    let greeting: Greeting
+    let progress: GroupProgress
+    var limits = ControlLink.Limits()
+    /// Where rank 0 listens, or shall.
+    var address: ControlLink.Address
+    private var listener: ControlLink.Listener?
+
+    init(
+        _ options: ProcessGroup.Options, _ claim: RankClaim, _ address: ControlLink.Address,
+        _ progress: GroupProgress
+    ) {
+        greeting = Greeting(claim, programVersion: options.programVersion, agreement: options.agreement)
+        limits.meetSeconds = options.meetSeconds
+        self.address = address
+        self.progress = progress
+    }
+
+    /// Rank 0 takes its port.
+    mutating func listen(at host: String) throws(CollectiveError) {
+        let listener = try ControlLink.Listener(ControlLink.Address(host: host, port: address.port))
+        address.port = listener.port
+        self.listener = listener
+    }
+
+    func join(_ onFailure: @escaping @Sendable (ControlLink.Failure) -> Void) throws(CollectiveError)
+        -> ControlLink
+    {
+        if let listener {
+            return try ControlLink.lead(
+                listener, greeting, progress: progress, limits: limits, onFailure: onFailure)
+        }
+        return try ControlLink.follow(
+            address, greeting, progress: progress, limits: limits, onFailure: onFailure)
     }
 }
 
-/// Where rank 0 listens, as all ranks learn it.
-private struct MeetingPoint {
-    var host: String
-    var port: Int
-
+extension ControlLink.Address {
     /// Replaces it by rank 0's.
-    mutating func broadcast(_ mpi: MPICommunicator) throws(CollectiveError) {
+    fileprivate mutating func broadcast(_ mpi: MPICommunicator) throws {
         // A name has at most 253 bytes.
         var bytes = [UInt8](repeating: 0, count: 512)
         let text = "\(port) \(host)"
         bytes.replaceSubrange(0..<text.utf8.count, with: text.utf8)
-        do {
-            try bytes.withUnsafeMutableBytes { try mpi.broadcast($0) }
-        } catch {
-            throw error as! CollectiveError
-        }
+        try bytes.withUnsafeMutableBytes { try mpi.broadcast($0) }
         let words = String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
             .split(separator: " ", maxSplits: 1)
         port = Int(words[0])!
@@ -138,6 +183,8 @@ extension Engine {
     /// Does this rank's part of what rank 0 says, until rank 0 ends.
     public func follow() async throws {
         guard let group, !group.isConductor else { return }
+        group.link.answer { [self] in rankReport?.encoded ?? [] }
+        defer { group.link.answer { [] } }
         try await leader.perform { [self] in
             try FollowingRank(decoder.lane, channel: group.link).run()
         }

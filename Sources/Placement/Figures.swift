@@ -1,7 +1,7 @@
 /// Numbers as reports and sentences write them.
 extension Double {
     /// The number without a needless ".0", and without what subtracting has left behind the eighth decimal.
-    var plainText: String {
+    package var plainText: String {
         guard isFinite, abs(self) < 1e9 else { return isNaN ? "not a number" : String(self) }
         let value = (self * 1e8).rounded() / 1e8
         return value == value.rounded() ? String(Int(value)) : String(value)

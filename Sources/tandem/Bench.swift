@@ -48,8 +48,8 @@ struct Bench: AsyncParsableCommand {
         if sweep == nil && svg != nil {
             throw ValidationError("--svg draws a sweep; give --sweep computation")
         }
-        if sweep != nil && processes.useMpi {
-            throw ValidationError("--sweep compares what one process does; leave --use-mpi out")
+        if try sweep != nil && processes.hasOthers {
+            throw ValidationError("--sweep compares what one process does; start one")
         }
         if sweepPoints < 2 { throw ValidationError("--sweep-points is \(sweepPoints); give 2 or more") }
         if sweepRounds < 1 { throw ValidationError("--sweep-rounds is \(sweepRounds); give 1 or more") }
@@ -60,10 +60,12 @@ struct Bench: AsyncParsableCommand {
         var options = try placement.engineOptions(modelArguments.engineOptions)
         options.expectedWorkload = workload.workload
         let isConductor = try await modelArguments.join(
-            processes, model, defaultPath: ModelReference.randomWeightsPath, options: &options)
+            processes, model, defaultPath: ModelReference.randomWeightsPath, placement: placement,
+            options: &options)
         if !isConductor { return }
         let engine = try await modelArguments.load(
-            model, defaultPath: ModelReference.randomWeightsPath, options: options, isQuiet: json)
+            model, defaultPath: ModelReference.randomWeightsPath, options: options, isQuiet: json,
+            isVerbose: processes.verbose)
         let report = try await workload.run(on: engine)
         writeToStandardOutput(json ? try report.json() : report.text)
     }

@@ -59,10 +59,14 @@ struct BenchReport: Codable {
     var breakdown: [String] = []
     /// Where everything lies, asked and got; empty where the CPU computes alone.
     var placement: [String]
+    /// What each process has; empty where there is but one.
+    var ranks: [RankReport] = []
+    /// What rank 0 spends of a decode step in all-reduces; nil where nobody measures it.
+    var allReduceMillisecondsPerStep: Double?
 
     init(
         engine: Engine, generation: GenerationReport, promptLength: Int, generationLength: Int,
-        limits: MachineLimits
+        limits: MachineLimits, ranks: [RankReport] = []
     ) {
         let configuration = engine.configuration
         let batchSize = generation.promptTokenCounts.count
@@ -74,7 +78,9 @@ struct BenchReport: Codable {
         self.promptLength = promptLength
         self.generationLength = generationLength
         measuredSteps = steps.count
-        modelBytes = engine.weightByteCount
+        self.ranks = ranks
+        allReduceMillisecondsPerStep = generation.reduceSecondsPerStep.map { $0 * 1e3 }
+        modelBytes = ranks.isEmpty ? engine.weightByteCount : ranks.reduce(0) { $0 + $1.weightByteCount }
         cacheBytes = generation.keyValueCacheByteCount
         hiddenBytes = batchSize * (promptLength + generationLength) * configuration.hiddenSize * 2
         peakMemoryBytes = HostMemory.peakResidentByteCount
@@ -167,6 +173,7 @@ struct BenchReport: Codable {
                 "model \(model): \(gigabytes(modelBytes))   cache: \(gigabytes(cacheBytes))   "
                     + "hidden (prefill): \(gigabytes(hiddenBytes))",
                 "batch \(batchSize), prompt \(promptLength), generate \(generationLength); "
+                    + (ranks.isEmpty ? "" : "\(ranks.count) ranks, each ")
                     + (gpu ?? "\(threads) threads, \(instructionSet)"),
                 "peak CPU memory: \(peakMemoryBytes.map(gigabytes) ?? "unknown")   "
                     + "peak GPU memory: \(gigabytes(peakGPUMemoryBytes ?? 0))",
@@ -188,6 +195,12 @@ struct BenchReport: Codable {
                 "per token: p50 \(stepMillisecondsP50.formatted(decimals: 2)) ms   "
                     + "p99 \(stepMillisecondsP99.formatted(decimals: 2)) ms")
         }
+        if let allReduceMillisecondsPerStep {
+            lines.append(
+                "all-reduces: \(allReduceMillisecondsPerStep.formatted(decimals: 3)) ms a token, waiting for the slowest rank "
+                    + "included")
+        }
+        lines += ranks.map(\.line)
         if let predictedPrefillSeconds, let predictedStepMilliseconds {
             var line =
                 "predicted: prefill \(predictedPrefillSeconds.formatted(decimals: 3)) s, a token "

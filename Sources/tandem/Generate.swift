@@ -50,10 +50,13 @@ struct Generate: AsyncParsableCommand {
 
     func run() async throws {
         var engineOptions = try placement.engineOptions(modelArguments.engineOptions)
-        if try await !modelArguments.join(processes, model, options: &engineOptions) { return }
+        let isConductor = try await modelArguments.join(
+            processes, model, placement: placement, options: &engineOptions)
+        if !isConductor { return }
         InterruptWatcher.install()
         let prompts = try input.read()
-        let engine = try await modelArguments.load(model, options: engineOptions, isQuiet: quiet)
+        let engine = try await modelArguments.load(
+            model, options: engineOptions, isQuiet: quiet, isVerbose: processes.verbose)
         let options = sampling.options(over: engine.defaultGenerationOptions)
         let work = Mutex(
             Work(printer: CompletionPrinter(prompts: prompts, echoes: echo, isSilent: json), reports: []))
@@ -122,13 +125,20 @@ struct Generate: AsyncParsableCommand {
         let prefill = reports.reduce(0) { $0 + $1.prefillSeconds }
         let decode = reports.reduce(0) { $0 + $1.decodeSeconds }
         let stepCount = reports.reduce(0) { $0 + $1.stepSeconds.count }
-        let place = engine.gpuName ?? "\(engine.threadCount) threads, \(engine.instructionSet.rawValue)"
+        var place = engine.gpuName ?? "\(engine.threadCount) threads, \(engine.instructionSet.rawValue)"
+        if let group = engine.group { place = "\(group.place.size) ranks, each \(place)" }
         var line = "\n\(engine.configuration.name), \(place): "
         line +=
             "\(prompt) prompt tokens in \(prefill.formatted(decimals: 3)) s"
         line += ", \(generated) generated in \((prefill + decode).formatted(decimals: 3)) s"
         if stepCount > 0 {
-            line += " (\((decode / Double(stepCount) * 1e3).formatted(decimals: 2)) ms/token)"
+            line += " (\((decode / Double(stepCount) * 1e3).formatted(decimals: 2)) ms/token"
+            let reductions = reports.compactMap(\.decodeReduceSeconds)
+            if !reductions.isEmpty {
+                let mean = reductions.reduce(0, +) / Double(stepCount) * 1e3
+                line += ", \(mean.formatted(decimals: 2)) ms of it in all-reduces"
+            }
+            line += ")"
         }
         writeToStandardError(line + "\n")
     }

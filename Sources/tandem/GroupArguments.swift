@@ -1,10 +1,7 @@
 import ArgumentParser
 import Collectives
 import Engine
-import FoundationEssentials
 import Glibc
-import OPTModel
-import Synchronization
 
 /// Whether this process shares the model with others, and where they meet; shared by the sub-commands that compute.
 struct GroupArguments: ParsableArguments {
@@ -16,31 +13,100 @@ struct GroupArguments: ParsableArguments {
 
     @Option(
         help: ArgumentHelp(
-            "An address of rank 0's machine that all ranks reach; needed where they are on several machines and its name "
-                + "is not enough.", valueName: "address"))
+            "Without --use-mpi: which of the processes this is, from 0; what the launcher says by default.",
+            valueName: "number"))
+    var rank: Int?
+
+    @Option(
+        help: ArgumentHelp(
+            "Without --use-mpi: which of its machine's GPUs is this process's, from 0; the next free one by default.",
+            valueName: "number"))
+    var localRank: Int?
+
+    @Option(
+        help: ArgumentHelp("Without --use-mpi: how many processes share the model.", valueName: "count"))
+    var worldSize: Int?
+
+    @Option(
+        help: ArgumentHelp(
+            "An address of rank 0's machine that all ranks reach (127.0.0.1; with --use-mpi and several machines, rank 0's "
+                + "host name).", valueName: "address"))
     var headIp: String?
 
     @Option(
-        help: ArgumentHelp("The port that rank 0 listens on; any free one by default.", valueName: "number"))
+        help: ArgumentHelp(
+            "The port that rank 0 listens on (7777; with --use-mpi any free one).", valueName: "number"))
     var port: Int?
+
+    @Option(help: "With what GPUs exchange their sums: gpu for NCCL, cpu for MPI by way of CPU memory.")
+    var commDevice = CommunicationDevice.gpu
+
+    @Option(help: "How GPUs add their parts up: auto, nccl, or one-shot, in which each writes to all others.")
+    var allReduce = AllReduceChoice.auto
 
     @Flag(help: "Say of every rank where it runs and what it has.")
     var verbose = false
+
+    /// How long ranks wait for each other at the start.
+    @Option(help: .hidden)
+    var meetSeconds = 30.0
+
+    private static let defaultAddress = "127.0.0.1"
+    private static let defaultPort = 7777
 
     func validate() throws {
         if let port, !(1...65535).contains(port) {
             throw ValidationError("--port is \(port); give a number from 1 to 65535")
         }
-        if !useMpi {
-            for (isGiven, name) in [(headIp != nil, "--head-ip"), (port != nil, "--port")] where isGiven {
-                throw ValidationError(
-                    "\(name) is for several processes; start them with mpirun and give --use-mpi")
+        let claim = try claim
+        if commDevice == .cpu && !useMpi {
+            throw ValidationError(
+                "--comm-device cpu exchanges sums by MPI; start the processes with mpirun and give --use-mpi")
+        }
+        if useMpi || claim != nil || worldSize == 1 { return }
+        for (isGiven, name) in [(headIp != nil, "--head-ip"), (port != nil, "--port")] where isGiven {
+            throw ValidationError(
+                "\(name) is for several processes; start them with mpirun and give --use-mpi, or give each its --rank and "
+                    + "--world-size")
+        }
+    }
+
+    /// Whether there are, or may be, other processes.
+    var hasOthers: Bool { get throws { try useMpi || claim != nil } }
+
+    /// This process's place, as flags or the launcher give it; nil where MPI does, and where the process is alone.
+    private var claim: RankClaim? {
+        get throws {
+            let given = [("--rank", rank), ("--local-rank", localRank), ("--world-size", worldSize)]
+            if useMpi {
+                for (name, value) in given where value != nil {
+                    throw ValidationError("\(name) comes from MPI with --use-mpi; leave one of them out")
+                }
+                return nil
             }
-            if let count = Launcher.processCount, count > 1 {
-                throw ValidationError(
-                    "\(count) processes were started together; give --use-mpi, so that they share the model, or start one"
-                )
+            let launched = Launcher.current?.claim
+            guard let size = worldSize ?? launched?.size else {
+                for (name, value) in given where value != nil {
+                    throw ValidationError(
+                        "\(name) is for several processes; give --world-size, their number, too")
+                }
+                return nil
             }
+            if size < 1 { throw ValidationError("--world-size is \(size); give 1 or more") }
+            if size == 1 && rank == nil { return nil }
+            guard let rank = rank ?? launched?.rank else {
+                throw ValidationError("--world-size \(size) needs --rank, from 0 to \(size - 1)")
+            }
+            guard (0..<size).contains(rank) else {
+                throw ValidationError("--rank is \(rank) of --world-size \(size); give 0 to \(size - 1)")
+            }
+            if let localRank, localRank < 0 {
+                throw ValidationError("--local-rank is \(localRank); give 0 or more")
+            }
+            if size == 1 { return nil }
+            // A launcher's local rank belongs to its rank.
+            let local = localRank ?? (self.rank == nil ? launched?.localRank : nil)
+            return RankClaim(rank: rank, size: size, localRank: local)
         }
     }
 
@@ -48,67 +114,31 @@ struct GroupArguments: ParsableArguments {
     ///
     /// - Parameter agreement: what must be the same on all ranks.
     func join(_ agreement: [ControlLink.Agreement]) throws -> ProcessGroup? {
-        guard useMpi else { return nil }
+        let claim = try claim
+        if !useMpi && claim == nil { return nil }
         var options = ProcessGroup.Options(programVersion: Tandem.configuration.version)
         options.headAddress = headIp
         options.port = port
-        options.agreement = agreement
-        let group = try ProcessGroup.joinMPI(options) { failure in
-            if failure.speaks { writeToStandardError("Error: \(failure.sentence)\n") }
-            _exit(EXIT_FAILURE)
+        options.communicationDevice = commDevice
+        options.allReduce = allReduce
+        options.agreement =
+            agreement + [
+                ControlLink.Agreement("--comm-device", commDevice.rawValue),
+                ControlLink.Agreement("--all-reduce", allReduce.rawValue),
+            ]
+        options.meetSeconds = meetSeconds
+        let group: ProcessGroup?
+        if let claim {
+            options.headAddress = headIp ?? Launcher.current?.headAddress ?? Self.defaultAddress
+            options.port = port ?? Launcher.current?.port ?? Self.defaultPort
+            group = try ProcessGroup.joinRanks(claim, options, onFailure: CurrentGroup.end(after:))
+        } else {
+            group = try ProcessGroup.joinMPI(options, onFailure: CurrentGroup.end(after:))
         }
-        guard let group else { return nil }
-        CurrentGroup.set(group)
-        if verbose {
-            let place = group.place
-            writeToStandardError(
-                "rank \(place.rank) of \(place.size), \(place.localRank + 1) of \(place.localSize) on this machine: "
-                    + "\(group.processorCount) \(group.processorCount == 1 ? "processor" : "processors"), "
-                    + "\(group.libraryVersion)\n")
-        }
+        if let group { CurrentGroup.set(group) }
         return group
     }
 }
 
-/// The group that this process belongs to, for the ways out of the program.
-enum CurrentGroup {
-    private static let group = Mutex<ProcessGroup?>(nil)
-
-    static func set(_ new: ProcessGroup) {
-        group.withLock { $0 = new }
-        if new.isConductor { return }
-        // A launcher tells all ranks to end: rank 0 finishes its step and says so.
-        signal(SIGINT, SIG_IGN)
-        signal(SIGTERM) { _ in alarm(2) }
-    }
-
-    /// The orderly end.
-    static func end() { group.withLock { $0.take() }?.end() }
-
-    /// Tells the others that rank 0 ends at once, as it should.
-    static func endAtOnce() { group.withLock { $0.take() }?.leave() }
-
-    /// Tells the others that this rank ends with an error, which the caller says; where another rank says it, it ends at once.
-    static func leave(with error: any Error, _ sentence: String) {
-        if let error = error as? CollectiveError, error.isSaidElsewhere { _exit(EXIT_FAILURE) }
-        guard let group = group.withLock({ $0.take() }) else { return }
-        let isOfOthers = (error as? ModelError)?.code == .group || error is CollectiveError
-        // Where another rank is gone the link soon knows more, and ends this one.
-        if isOfOthers { sleep(2) }
-        group.fail(sentence)
-    }
-}
-
-/// What the program that started this process says of its place, before it has joined the others.
-enum Launcher {
-    /// Open MPI, MPICH, Slurm.
-    private static let rankNames = ["OMPI_COMM_WORLD_RANK", "PMI_RANK"]
-    private static let sizeNames = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"]
-
-    static var rank: Int? { value(of: rankNames) }
-    static var processCount: Int? { value(of: sizeNames) }
-
-    private static func value(of names: [String]) -> Int? {
-        names.lazy.compactMap { ProcessInfo.processInfo.environment[$0].flatMap { Int($0) } }.first
-    }
-}
+extension CommunicationDevice: ExpressibleByArgument {}
+extension AllReduceChoice: ExpressibleByArgument {}

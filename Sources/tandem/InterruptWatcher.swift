@@ -16,10 +16,13 @@ enum InterruptWatcher {
     static func install() {
         sem_init(arrivals, 0, 0)
         // A handler may call next to nothing; it wakes a thread that may call anything.
-        signal(SIGINT) { _ in
+        let handle: @convention(c) (Int32) -> Void = { _ in
             if InterruptWatcher.count.wrappingAdd(1, ordering: .relaxed).newValue > 1 { _exit(130) }
             sem_post(arrivals)
         }
+        signal(SIGINT, handle)
+        // A launcher that gets Ctrl-C hands it on like this.
+        if CurrentGroup.exists { signal(SIGTERM, handle) }
         let thread = startThread {
             while sem_wait(arrivals) != 0 {}
             guard let body = handler.withLock(\.self) else { end() }

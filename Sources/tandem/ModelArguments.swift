@@ -38,16 +38,19 @@ struct ModelArguments: ParsableArguments {
 
     /// Loads the model, with a progress bar where standard error is a terminal.
     func load(
-        _ model: String, defaultPath: String? = nil, options: Engine.Options, isQuiet: Bool
+        _ model: String, defaultPath: String? = nil, options: Engine.Options, isQuiet: Bool,
+        isVerbose: Bool = false
     ) async throws -> Engine {
         let reference = try reference(model, defaultPath: defaultPath)
         var options = options
         options.testFault = try Self.testFault
         let bar = ProgressBar(label: "loading \(model)", isVisible: !isQuiet && ProgressBar.isTerminal)
-        defer { bar.finish() }
-        return try await Engine.load(
+        let engine = try await Engine.load(
             reference, options: options, notice: { if !isQuiet { writeToStandardError($0 + "\n") } }
         ) { bar.update($0, of: $1) }
+        bar.finish()
+        if isVerbose, let report = engine.rankReport { writeToStandardError(report.line + "\n") }
+        return engine
     }
 
     /// Joins the processes that share the model, where there are any.
@@ -55,18 +58,20 @@ struct ModelArguments: ParsableArguments {
     /// - Returns: false where this is not rank 0, and has done its part to the end.
     func join(
         _ processes: GroupArguments, _ model: String, defaultPath: String? = nil,
-        options: inout Engine.Options
+        placement: PlacementArguments, options: inout Engine.Options
     ) async throws -> Bool {
-        guard processes.useMpi else { return true }
+        guard try processes.hasOthers else { return true }
         let reference = try reference(model, defaultPath: defaultPath)
         let agreement = [
             ControlLink.Agreement("--model", model),
             ControlLink.Agreement("a config.json with the digest", try reference.configuration.digest),
             ControlLink.Agreement("weights", reference.isRandom ? "random, --path _DUMMY_" : "of a folder"),
+            ControlLink.Agreement("--device", options.computesOn.rawValue),
         ]
-        options.group = try processes.join(agreement)
+        options.group = try processes.join(agreement + placement.agreement)
         guard let group = options.group, !group.isConductor else { return true }
-        let engine = try await load(model, defaultPath: defaultPath, options: options, isQuiet: true)
+        let engine = try await load(
+            model, defaultPath: defaultPath, options: options, isQuiet: true, isVerbose: processes.verbose)
         try await engine.follow()
         return false
     }

@@ -1,4 +1,5 @@
 import ArgumentParser
+import Collectives
 import Engine
 import Placement
 import SystemPackage
@@ -154,6 +155,20 @@ struct PlacementArguments: ParsableArguments {
     /// nil where it is left to Tandem.
     var rebalances: Bool? {
         get throws { try rebalance?.isOn("--rebalance") }
+    }
+
+    /// What must be the same on all processes that share a model.
+    var agreement: [ControlLink.Agreement] {
+        func text(_ percents: [Double]) -> String {
+            percents.isEmpty ? "not given" : percents.map(\.plainText).joined(separator: " ")
+        }
+        return [
+            ControlLink.Agreement("--placement", placement?.rawValue ?? "not given"),
+            ControlLink.Agreement("--per-layer-percent", text(perLayerPercent)),
+            ControlLink.Agreement("--per-layer-weight-percent", text(perLayerWeightPercent)),
+            ControlLink.Agreement("--per-layer-computation-percent", text(perLayerComputationPercent)),
+            ControlLink.Agreement("--cache-percent", text(cachePercent)),
+        ]
     }
 
     /// `options` with the placement that was asked for.

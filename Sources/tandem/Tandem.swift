@@ -10,7 +10,10 @@ struct Tandem: AsyncParsableCommand {
             Shell completions: tandem --generate-completion-script bash|zsh|fish
             """,
         version: "0.1.0",
-        subcommands: [Generate.self, Bench.self, LowLatency.self, Balanced.self, Plan.self, Doctor.self])
+        subcommands: [
+            Generate.self, Bench.self, LowLatency.self, DistributedLowLatency.self, Balanced.self, Plan.self,
+            Doctor.self,
+        ])
 
     static func main() async {
         do {
@@ -22,14 +25,21 @@ struct Tandem: AsyncParsableCommand {
             }
             CurrentGroup.end()
         } catch {
-            CurrentGroup.leave(with: error, message(for: error))
-            // All ranks see what is wrong with the arguments, and one says so, before the launcher ends them.
-            if let rank = Launcher.rank, rank > 0, error is CleanExit || isOfArguments(error) {
-                sleep(1)
-                _exit(exitCode(for: error).rawValue)
+            if let rank = Launcher.current?.claim.rank, rank > 0, !CurrentGroup.exists {
+                // What all ranks find wrong rank 0 says, before the launcher ends them.
+                sleep(3)
+                if error is CleanExit || isOfArguments(error) { _exit(exitCode(for: error).rawValue) }
             }
-            exit(withError: error)
+            CurrentGroup.leave(with: error, message(for: error)) { say(error) }
+            if error is CleanExit { exit(withError: error) }
+            Glibc.exit(exitCode(for: error).rawValue)
         }
+    }
+
+    private static func say(_ error: any Error) {
+        let text = fullMessage(for: error)
+        if error is CleanExit || text.isEmpty { return }
+        writeToStandardError(text + "\n")
     }
 
     /// Whether an error came before anything was done.
@@ -41,8 +51,7 @@ struct Tandem: AsyncParsableCommand {
     ///
     /// Nothing is taken apart: freeing memory waits for the GPU, which may have much of its step before it, or be lost.
     static func leave(with error: any Error) -> Never {
-        CurrentGroup.leave(with: error, message(for: error))
-        writeToStandardError(fullMessage(for: error) + "\n")
+        CurrentGroup.leave(with: error, message(for: error)) { say(error) }
         _exit(exitCode(for: error).rawValue)
     }
 }

@@ -83,7 +83,7 @@ struct WorkloadArguments: ParsableArguments {
         for _ in 0..<sampleCount { samples.append(try await MachineLimits(measuredBy: profiler)) }
         var result = BenchReport(
             engine: engine, generation: report, promptLength: promptLen, generationLength: genLen,
-            limits: MachineLimits(medianOf: samples))
+            limits: MachineLimits(medianOf: samples), ranks: try await engine.rankReports())
         result.startToFirstTokenSeconds = secondsBefore.map { $0 + report.prefillSeconds }
         result.limitsDate = remembered?.date
         if debugMode == .breakdown { result.breakdown = Breakdown(spans).lines }
