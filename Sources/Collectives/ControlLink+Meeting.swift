@@ -9,7 +9,8 @@ extension ControlLink {
         onFailure: @escaping @Sendable (Failure) -> Void
     ) throws(CollectiveError) -> ControlLink {
         let guests = try Reception(listener: listener, own: own, limits: limits).receive()
-        let connections = (1..<own.claim.size).map { rank in guests.filter { $0.greeting.claim.rank == rank } }
+        let connections = (1..<own.claim.size).map { rank in guests.filter { $0.greeting.claim.rank == rank }
+        }
         let roster = Roster([own] + connections.map { $0[0].greeting })
         let peers = connections.map { pair in
             Peer(

@@ -34,7 +34,9 @@ public struct Roster: Sendable, Hashable, Codable {
         machines = greetings.map(\.machine)
         var taken: [Machine: Set<Int>] = [:]
         for greeting in greetings {
-            if let localRank = greeting.claim.localRank { taken[greeting.machine, default: []].insert(localRank) }
+            if let localRank = greeting.claim.localRank {
+                taken[greeting.machine, default: []].insert(localRank)
+            }
         }
         localRanks = greetings.map { greeting in
             if let localRank = greeting.claim.localRank { return localRank }

@@ -105,7 +105,9 @@ final class GenerationRun: @unchecked Sendable {  // handed over to the leader t
 
     /// nil where nobody has measured all-reduces.
     private func reduceSeconds(since start: Double?) -> Double? {
-        guard let start, let end = session.engine.group?.reductionClock.seconds, end > start else { return nil }
+        guard let start, let end = session.engine.group?.reductionClock.seconds, end > start else {
+            return nil
+        }
         return end - start
     }
 

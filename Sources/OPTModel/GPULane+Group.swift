@@ -83,4 +83,50 @@ extension GPULane {
             }
         }
     }
+
+    // MARK: Measuring
+
+    /// The seconds of one sum over all processes within a step, `rowCount` rows of it; nil where it goes by way of CPU
+    /// memory. All processes call it at the same time, between steps.
+    func measureSums(rowCount: Int) throws(ModelError) -> Double? {
+        guard let reducer else { return nil }
+        let count = rowCount * configuration.hiddenSize
+        if reducer.needsHost(count: count) { return nil }
+        let sumCount = Self.sumsPerStep(configuration)
+        let rounds = 20
+        do {
+            let start = try Event(context: context, isTimed: true)
+            let end = try Event(context: context, isTimed: true)
+            let graph = try Graph(capturing: stream) { () throws(CUDAError) in
+                for number in 0..<sumCount {
+                    try exchange("measuring sums") {
+                        try reducer.reduce(
+                            scratch.sum, to: scratch.residual, count: count, number: number, on: stream)
+                    }
+                }
+            }.instantiate()
+            for round in 0..<rounds {
+                if round == rounds / 4 { try start.record(on: stream) }
+                stepNumber &+= 1
+                block.pointer(StepBlock.Layout.stepNumber, as: UInt32.self).pointee = stepNumber
+                try stream.upload(block.input, to: scratch.step, byteCount: 4)
+                try graph.launch(on: stream)
+                // The word must stay until it is copied.
+                try stream.synchronize()
+            }
+            try end.record(on: stream)
+            try end.synchronize()
+            let seconds = try end.elapsedMilliseconds(since: start) / 1e3
+            return seconds / Double((rounds - rounds / 4) * sumCount)
+        } catch {
+            throw ModelError(loading: groupError ?? error)
+        }
+    }
+
+    /// How sums of so many rows go, as a report says it; nil where there is but one process.
+    public func sumsWay(rowCount: Int) -> String? {
+        guard let group else { return nil }
+        guard let gpus = group.gpus else { return "by way of CPU memory" }
+        return rowCount * configuration.hiddenSize <= GPUExchange.mostCount ? gpus.smallSumsWay : "NCCL"
+    }
 }

@@ -52,7 +52,7 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
     /// What a test lets go wrong.
     public var testFault: TestFault?
     private var graphs: [GraphKey: GraphExecutable] = [:]
-    private(set) var stepNumber: UInt32 = 0
+    var stepNumber: UInt32 = 0
     /// Passes that have begun to use streamed weights.
     private var passCount = 0
     /// `WorkerPool.moveCount` at the last step.
@@ -382,6 +382,7 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
 
     private func checkProgress() throws {
         try weights.streamer?.check()
+        try group?.gpus?.nccl?.checkProgress()
         try checkFailure()
         if try stream.isIdle && block.finishedStep.pointee.load(ordering: .acquiring) != stepNumber {
             throw ModelError(.gpu, "the GPU ended step \(stepNumber) without choosing a token")
@@ -393,7 +394,7 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
         try weights.streamer?.check()
         throw ModelError(
             .gpu,
-            "what is streamed or read from disk did not arrive within \(Int(Self.timeoutSeconds)) s; the GPU gave up "
+            "what is streamed or read from disk\(group == nil ? "" : ", or another rank's sum,") did not arrive within \(Int(Self.timeoutSeconds)) s; the GPU gave up "
                 + "waiting")
     }
 
