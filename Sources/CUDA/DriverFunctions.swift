@@ -36,7 +36,7 @@ final class DriverFunctions: @unchecked Sendable {  // addresses of code
         @convention(c) (UnsafeMutablePointer<Int32>, UnsafeMutablePointer<Int32>) -> CUresult
 
     // Memory of other processes' GPUs; nil where the driver has none of it.
-    let cuDeviceCanAccessPeer: (@convention(c) (UnsafeMutablePointer<Int32>, Int32, Int32) -> CUresult)?
+    let cuCtxEnablePeerAccess: (@convention(c) (Handle, UInt32) -> CUresult)?
     let cuIpcGetMemHandle:
         (@convention(c) (UnsafeMutablePointer<tandem_bytes_64>, DeviceAddress) -> CUresult)?
     let cuIpcOpenMemHandle:
@@ -133,7 +133,7 @@ final class DriverFunctions: @unchecked Sendable {  // addresses of code
         func optional<Function>(_ name: String) -> Function? {
             find(name).map { unsafeBitCast($0, to: Function.self) }
         }
-        cuDeviceCanAccessPeer = optional("cuDeviceCanAccessPeer")
+        cuCtxEnablePeerAccess = optional("cuCtxEnablePeerAccess")
         cuIpcGetMemHandle = optional("cuIpcGetMemHandle")
         cuIpcOpenMemHandle = optional("cuIpcOpenMemHandle_v2")
         cuIpcCloseMemHandle = optional("cuIpcCloseMemHandle")

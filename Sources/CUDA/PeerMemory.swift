@@ -67,8 +67,19 @@ public final class PeerMemory: @unchecked Sendable {  // constant addresses; the
         }
     }
 
-    /// For ranks of one process: the memory as it is.
-    public func open(_ memories: [PeerMemory]) { addresses = memories.map { $0.own.address } }
+    /// For ranks of one process: the memory as it is, on this GPU or on others.
+    public func open(_ memories: [PeerMemory]) throws(CUDAError) {
+        addresses = memories.map { $0.own.address }
+        for other in memories where other.context.device.index != context.device.index {
+            let action = "giving GPU \(context.device.index) access to GPU \(other.context.device.index)"
+            guard let cuCtxEnablePeerAccess = context.functions.cuCtxEnablePeerAccess else {
+                throw Self.unavailable(action)
+            }
+            let status = context.withCurrent { cuCtxEnablePeerAccess(other.context.handle, 0) }
+            // It may have it already.
+            if status != 704 { try context.check(status, action) }
+        }
+    }
 
     /// Rank's memory, as this GPU sees it.
     public func address(of rank: Int) -> DeviceAddress { addresses[rank] }

@@ -6,7 +6,8 @@ import Testing
 
 /// The sum through each other's memory, with ranks that are streams of one GPU.
 @Suite(.serialized, .enabled(if: GPUMachine.isPresent, "there is no GPU")) struct AllReduceTests {
-    @Test(arguments: [2, 3, 8]) func `all ranks get the same sum, again and again, and what they gave is cleared`(
+    @Test(arguments: [2, 3, 8])
+    func `all ranks get the same sum, again and again, and what they gave is cleared`(
         rankCount: Int
     ) throws {
         let context = try Context(device: CUDADriver.load().device())
@@ -16,7 +17,7 @@ import Testing
         let memories = try (0..<rankCount).map { _ in
             try PeerMemory(byteCount: GPUExchange.memoryByteCount(rankCount), context: context)
         }
-        for memory in memories { memory.open(memories) }
+        for memory in memories { try memory.open(memories) }
         let streams = try (0..<rankCount).map { _ in try Stream(context: context) }
         let most = counts.max()!
         // Of each rank: what it gives, the sum, the step's number, whether a wait failed.

@@ -223,7 +223,7 @@ extension EmulatedGPUTests {
                 try PeerMemory(
                     byteCount: GPUExchange.memoryByteCount(size), context: try EmulatedGPU.context())
             }
-            for memory in memories { memory.open(memories) }
+            for memory in memories { try memory.open(memories) }
             let errors = try inThreadGroup(of: size) {
                 try LoadedModel(
                     folder, group: $0, channel: $1, onGPU: request, context: try EmulatedGPU.context(),
@@ -245,4 +245,48 @@ extension EmulatedGPUTests {
             #expect(errors.allSatisfy { $0 == nil }, "\(errors)")
         }
     }
+}
+
+/// The same on the GPUs of this machine, one for each rank, with all that NVLink and PCIe do.
+@Suite(.serialized, .enabled(if: SeveralGPUs.count > 1, "there is no second GPU")) struct SeveralGPUsTests {
+    static let cases = GroupTests.cases
+    static let splits = EmulatedGPUTests.GPUGroupTests.splits
+
+    @Test(arguments: cases, 0..<splits.count)
+    func `tokens are those of transformers, wherever each GPU has its part`(
+        golden: GoldenCase, split: Int
+    ) throws {
+        let split = Self.splits[split]
+        let weights = Array(repeating: split.weights, count: 4).flatMap(\.self)
+        let request =
+            try split.computation.map {
+                try PlacementRequest(
+                    perLayerWeightPercent: weights,
+                    perLayerComputationPercent: Array(repeating: $0, count: 4), cachePercent: split.cache)
+            } ?? PlacementRequest(perLayerPercent: weights, cachePercent: split.cache)
+        let folder = golden.folder
+        for size in 2...min(4, SeveralGPUs.count) {
+            let contexts = try (0..<size).map { try Context(device: CUDADriver.load().device($0)) }
+            let memories = try contexts.map {
+                try PeerMemory(byteCount: GPUExchange.memoryByteCount(size), context: $0)
+            }
+            for memory in memories { try memory.open(memories) }
+            let errors = try inThreadGroup(of: size) {
+                try LoadedModel(
+                    folder, group: $0, channel: $1, onGPU: request, context: contexts[$0.place.rank],
+                    memory: memories[$0.place.rank],
+                    cpu: split.computation == nil ? nil : .init(workerCount: 1))
+            } _: { model, _ in
+                let alone = try model.decodeGreedily([golden.prompts[3].ids], steps: golden.steps)
+                #expect(alone.tokens[0] == golden.prompts[3].tokens)
+                let batch = try model.decodeGreedily(golden.prompts.map(\.ids), steps: golden.steps)
+                for (tokens, prompt) in zip(batch.tokens, golden.prompts) { #expect(tokens == prompt.tokens) }
+            }
+            #expect(errors.allSatisfy { $0 == nil }, "\(errors)")
+        }
+    }
+}
+
+enum SeveralGPUs {
+    static let count = (try? CUDADriver.load().deviceCount) ?? 0
 }
