@@ -58,6 +58,7 @@ let package = Package(
             name: "TokenizationTests",
             dependencies: ["Tokenization", .product(name: "SystemPackage", package: "swift-system")]),
         .testTarget(name: "HostRuntimeTests", dependencies: ["HostRuntime", "SystemShims"]),
+        .testTarget(name: "CollectivesTests", dependencies: ["Collectives", "HostRuntime"]),
         .testTarget(
             name: "CUDATests", dependencies: ["CUDA", "CUDAKernelImage", "HostRuntime", "AllocationCounter"]),
         .testTarget(name: "PlacementTests", dependencies: ["Placement"]),
