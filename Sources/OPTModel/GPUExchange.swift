@@ -65,6 +65,13 @@ public struct GPUExchange: Sendable {
         return try allGather([isReady ? 1 : 0]).allSatisfy { $0 == [1] }
     }
 
+    /// The least of what all processes give.
+    func least(_ number: Int) throws -> Int? {
+        guard let allGather else { return number }
+        let texts = try allGather(Array(String(number).utf8))
+        return texts.compactMap { Int(String(decoding: $0, as: UTF8.self)) }.min()
+    }
+
     private static func connect(_ place: RankPlace, _ allGather: AllGather) throws -> NCCLCommunicator {
         // Every rank tries for itself, so that the one at fault says so.
         let own = Result { () throws(CollectiveError) in try NCCLCommunicator.makeName() }

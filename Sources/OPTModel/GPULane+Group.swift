@@ -28,6 +28,36 @@ extension GPULane {
             clears: scratch.sum != scratch.residual)
     }
 
+    /// The memory of the ranks' step kernels, and what they must know of each other; nil where a step is not one kernel on all
+    /// of them.
+    struct StepMemory {
+        let ranks: StepRanks
+        let memory: PeerMemory
+    }
+
+    /// All processes call it at the same time.
+    static func stepMemory(
+        _ group: GroupPart, _ weights: GPUWeights, kernels: GPUKernels, context: Context
+    ) throws -> StepMemory? {
+        guard let gpus = group.gpus, gpus.memory != nil, gpus.nccl != nil else { return nil }
+        let (whole, rankCount) = (group.shard.whole, group.place.size)
+        let isWhole =
+            weights.isWholeOnGPU
+            && weights.placement.cacheHeads.gpu.count == weights.configuration.headCount
+        guard
+            try gpus.agree(
+                isWhole && StepRanks.takes(whole, rankCount: rankCount, kernels: kernels)),
+            let blockCount = try gpus.least(kernels.multiprocessorCount),
+            let memory = try gpus.makeMemory(
+                byteCount: StepRanks.byteCount(whole, rankCount: rankCount, blockCount: blockCount),
+                filledWith: 0xff, context: context)
+        else { return nil }
+        let ranks = StepRanks(
+            whole, rank: group.place.rank, peers: (0..<rankCount).map { memory.address(of: $0) },
+            blockCount: blockCount)
+        return StepMemory(ranks: ranks, memory: memory)
+    }
+
     /// Whether a decode step goes into the stream kernel by kernel, not as a graph.
     func launchesStepwise(_ pass: Pass) -> Bool {
         timeline != nil || reducer?.needsHost(count: sumCount(pass)) == true

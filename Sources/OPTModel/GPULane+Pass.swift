@@ -9,9 +9,11 @@ extension GPULane {
         try stream.upload(block.input, to: scratch.step, byteCount: layout.byteCount)
         try span("embedding") { () throws(CUDAError) in try embed(pass, layout) }
         if isWhole(pass, cache) {
-            try stepKernel!.enqueue(row: scratch.step + UInt64(layout.rows), kernels: kernels, on: stream)
+            try span("decode step") { () throws(CUDAError) in
+                try stepKernel!.enqueue(row: scratch.step + UInt64(layout.rows), kernels: kernels, on: stream)
+            }
             try gatherLogits(pass)
-            return try sample(pass, layout)
+            return try span("sampling") { () throws(CUDAError) in try sample(pass, layout) }
         }
         if let boxProducts, takesBoxes(pass, cache) {
             try enqueueInBoxes(boxProducts, pass, cache, layout)
@@ -34,9 +36,9 @@ extension GPULane {
     }
 
     /// Whether all layers and the logits are one kernel: one sequence's step, all of it in GPU memory. What is recorded
-    /// goes operation by operation, so that each is seen.
+    /// goes operation by operation, so that each is seen; but in a group, where it would have to on every rank.
     func isWhole(_ pass: Pass, _ cache: GPUKVCache) -> Bool {
-        stepKernel != nil && timeline == nil && pass.isDecode && pass.rowCount == 1
+        stepKernel != nil && (timeline == nil || group != nil) && pass.isDecode && pass.rowCount == 1
             && cache.heads.gpu.count == configuration.headCount
     }
 

@@ -41,6 +41,8 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
     let group: GroupPart?
     /// How the parts' sums become the residual stream; nil for a whole model.
     let reducer: (any GPUReducer)?
+    /// What the ranks' step kernels hand each other goes through it; nil where steps are none of theirs.
+    private let stepMemory: StepMemory?
     /// What kept the processes from meeting.
     var groupError: CollectiveError?
     /// The columns of a row of logits.
@@ -91,6 +93,8 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
     ///     off, to compare the two ways.
     ///   - library: multiplies many rows; nil for kernels of our own alone.
     ///   - group: the part of a model that the weights are; nil where they are all.
+    ///   - stepRanks: the group's ranks, where a decode step of one sequence is one kernel on each of them: all of what
+    ///     they have lies in GPU memory, weights and cache.
     ///   - cpu: threads that compute beside the GPU in decode steps: what the placement gives the CPU, and, where they are to,
     ///     attention over the cache in CPU memory, which else the GPU reads over PCIe. nil only where the placement gives
     ///     the CPU nothing.
@@ -98,7 +102,7 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
         _ weights: GPUWeights, context: Context, rowCapacity: Int = mostRows,
         segmentCapacity: Int = mostSequences, cacheSlotCount: Int = defaultCacheSlotCount,
         usesStepKernel: Bool = true, library: CUBLASLt? = nil, group: GroupPart? = nil,
-        cpu: CPUWorkers? = nil
+        stepRanks: StepRanks? = nil, cpu: CPUWorkers? = nil
     ) throws(ModelError) {
         precondition(
             group == nil || group!.shard.configuration == weights.configuration,
@@ -151,10 +155,22 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
             } else {
                 libraryProducts = nil
             }
+            var stepRanks = stepRanks
+            if stepRanks == nil, usesStepKernel, let group {
+                stepMemory = try Self.stepMemory(group, weights, kernels: kernels, context: context)
+                stepRanks = stepMemory?.ranks
+            } else {
+                stepMemory = nil
+            }
             stepKernel =
-                usesStepKernel && group == nil
+                usesStepKernel && (group == nil || stepRanks != nil)
                 ? try DecodeStepKernel(
-                    weights, kernels: kernels, scratch: scratch, context: context, stream: stream) : nil
+                    weights, ranks: stepRanks, kernels: kernels, scratch: scratch, context: context,
+                    stream: stream) : nil
+            precondition(
+                stepRanks == nil
+                    || stepKernel != nil && weights.placement.cacheHeads.gpu.count == configuration.headCount,
+                "GPULane: the step kernel does not take what rank \(stepRanks!.rank) has")
             boxProducts =
                 usesStepKernel && group == nil
                 ? try BoxProducts(
@@ -255,8 +271,9 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
                 if weights.boundary != nil { cpuShare?.takeNeurons(from: boundary) }
                 cpuPart?.begin(batch, cache: cache, step: stepNumber, timeline: timeline)
             }
-            // Blocks of a whole step wait for each other: they must not share the GPU with those of another lane's.
-            if weights.streamer == nil && cpuPart == nil && !isWhole(pass, cache) {
+            // Blocks of a whole step wait for each other: they must not share the GPU with those of another lane's. Those of
+            // a group's wait for the other ranks', who in tests are lanes of the same process.
+            if weights.streamer == nil && cpuPart == nil && (!isWhole(pass, cache) || group != nil) {
                 try run(pass, cache, layout)
             } else {
                 try context.whileKernelsWait { try run(pass, cache, layout) }

@@ -20,7 +20,9 @@ import Testing
         let received = ranks.perform { link -> [[UInt8]] in
             if link.place.rank == 0 {
                 for length in [1, 0, 70_000] {
-                    try [UInt8](repeating: UInt8(length % 251), count: length).withUnsafeBytes { try link.send($0) }
+                    try [UInt8](repeating: UInt8(length % 251), count: length).withUnsafeBytes {
+                        try link.send($0)
+                    }
                 }
                 link.end()
                 return []
@@ -115,7 +117,9 @@ import Testing
         #expect(results[0] == nil && results[1] == nil)
     }
 
-    @Test(arguments: [0, 2]) func `a rank for which all others wait says that it holds them up`(late: Int) throws {
+    @Test(arguments: [0, 2]) func `a rank for which all others wait says that it holds them up`(late: Int)
+        throws
+    {
         let ranks = try LoopbackRanks(3, limits: Self.quick)
         defer { ranks.vanish() }
         for rank in 0..<3 where rank != late { ranks.progress[rank].enterMeeting() }

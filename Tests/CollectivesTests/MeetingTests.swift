@@ -38,7 +38,8 @@ import Testing
         let roster = Roster(
             claims.enumerated().map { rank, claim in
                 LoopbackRanks.greeting(
-                    RankClaim(rank: rank, size: claims.count, localRank: claim.localRank), machine: claim.machine)
+                    RankClaim(rank: rank, size: claims.count, localRank: claim.localRank),
+                    machine: claim.machine)
             })
         #expect((0..<claims.count).map { roster.place(of: $0).localRank } == [2, 0, 3, 3, 0, 1])
         #expect((0..<claims.count).map { roster.place(of: $0).localSize } == [4, 4, 2, 4, 2, 4])
@@ -98,7 +99,8 @@ import Testing
     private func follow(_ address: ControlLink.Address) throws(CollectiveError) {
         _ = try ControlLink.follow(
             address, LoopbackRanks.greeting(RankClaim(rank: 1, size: 2)), progress: GroupProgress(),
-            limits: Self.quick) { _ in }
+            limits: Self.quick
+        ) { _ in }
     }
 
     @Test func `where nobody listens a rank says where it looked`() throws {
@@ -121,7 +123,9 @@ import Testing
         }
     }
 
-    @Test(arguments: ["192.0.2.1", "no.such.host.invalid"]) func `an address of no use is refused`(host: String) {
+    @Test(arguments: ["192.0.2.1", "no.such.host.invalid"]) func `an address of no use is refused`(
+        host: String
+    ) {
         #expect {
             _ = try ControlLink.Listener(ControlLink.Address(host: host, port: 0))
         } throws: {
@@ -149,12 +153,14 @@ import Testing
         try Array("GET / HTTP/1.1\r\n\r\n".utf8).withUnsafeBytes { try stranger.write($0) }
         let rank1 = startThread {
             _ = try? ControlLink.follow(
-                listener.address, LoopbackRanks.greeting(RankClaim(rank: 1, size: 2)), progress: GroupProgress()
+                listener.address, LoopbackRanks.greeting(RankClaim(rank: 1, size: 2)),
+                progress: GroupProgress()
             ) { _ in }
         }
         defer { pthread_join(rank1, nil) }
         let link = try ControlLink.lead(
-            listener, LoopbackRanks.greeting(RankClaim(rank: 0, size: 2)), progress: GroupProgress()) { _ in }
+            listener, LoopbackRanks.greeting(RankClaim(rank: 0, size: 2)), progress: GroupProgress()
+        ) { _ in }
         link.end()
     }
 }

@@ -158,13 +158,14 @@ func inThreadGroup(
             }
         }
     }
-    defer {
-        group.end()
-        for thread in threads { pthread_join(thread, nil) }
+    do {
+        defer {
+            group.end()
+            for thread in threads { pthread_join(thread, nil) }
+        }
+        let conductor = try model(group.communicator(0), group.channel(0))
+        try body(conductor, group)
     }
-    let conductor = try model(group.communicator(0), group.channel(0))
-    try body(conductor, group)
-    group.end()
     return errors.withLock(\.self)
 }
 

@@ -257,6 +257,28 @@ typedef struct {
 #define TANDEM_GPU_DECODE_BLOCK 384
 #define TANDEM_GPU_DECODE_SHARED_BYTES 226496
 
+/// The most ranks whose sums meet in the kernel.
+#define TANDEM_GPU_DECODE_RANKS 8
+
+/// Where the sums of 64 outputs lie that this rank's blocks write, and how many there are of all ranks.
+typedef struct {
+  uint8_t first_slot, slot_count;
+} tandem_gpu_decode_tile;
+
+/// The same step of one rank's part of a model, whose heads, neurons and rows of the vocabulary `step`
+/// counts. All ranks begin with the same residual stream, and none begins a step before all have ended the
+/// one before.
+typedef struct {
+  tandem_gpu_decode step;  // `output_sums` and `fc2_sums` are not used
+  /// Where this rank's GPU has each rank's memory for what ranks hand each other: TANDEM_GPU_DECODE_SETS of
+  /// `peer_set_byte_count`, all bits set before and after. In each the sums of the output projection, fp32
+  /// [slots, hidden], and from `peer_fc2_sums` on those of fc2. Slots of an output are rank 0's first, then
+  /// rank 1's and so on, as `tiles` has them: they are the same in the memory of all ranks.
+  tandem_device_pointer peers[TANDEM_GPU_DECODE_RANKS];
+  tandem_device_pointer tiles;  // tandem_gpu_decode_tile [2: output projection, fc2][hidden / 64]
+  uint32_t rank, rank_count, peer_fc2_sums, peer_set_byte_count;
+} tandem_gpu_decode_rank;
+
 /// How the token of one row is chosen: as the host's sampler does it, draw included.
 typedef struct {
   /// 0: greedy.
