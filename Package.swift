@@ -33,7 +33,7 @@ let package = Package(
                 "TensorCore", "CPUKernels", .product(name: "SystemPackage", package: "swift-system"),
             ]),
         .target(name: "CUDAKernelImage", exclude: ["kernels_80.ptx", "kernels_90.cubin"]),
-        .target(name: "CUDA", dependencies: ["HostRuntime"]),
+        .target(name: "CUDA", dependencies: ["HostRuntime", "SystemShims"]),
         .target(
             name: "OPTModel",
             dependencies: [

@@ -73,6 +73,12 @@ struct Block {
   __device__ __forceinline__ void finish(uint32_t stage_count) { turn = (turn + stage_count) % WARPS; }
 };
 
+// What the heads have together: of one rank among several less than the hidden size.
+template <int DIMENSION, bool HAS_PEERS>
+__device__ __forceinline__ uint32_t width(const tandem_gpu_decode &a) {
+  return HAS_PEERS ? a.heads * DIMENSION : a.hidden;
+}
+
 __device__ __forceinline__ uint32_t tile_begin(uint32_t tiles, uint32_t block) {
   return tiles * block / gridDim.x;
 }
@@ -80,6 +86,7 @@ __device__ __forceinline__ uint32_t tile_begin(uint32_t tiles, uint32_t block) {
 // MARK: The feeder
 
 // The block's stages of a whole step, in order.
+template <int DIMENSION, bool HAS_PEERS>
 struct Walk {
   const tandem_gpu_decode &a;
   const Cut output, fc2;
@@ -89,7 +96,7 @@ struct Walk {
 
   __device__ __forceinline__ explicit Walk(const tandem_gpu_decode &a)
       : a(a),
-        output(a.hidden, a.hidden, a.output_participants),
+        output(width<DIMENSION, HAS_PEERS>(a), a.hidden, a.output_participants),
         fc2(a.neuron_count, a.hidden, a.fc2_participants) {
     begin();
   }
@@ -111,7 +118,7 @@ struct Walk {
         const bool is_logits = operation == 4 * a.layer_count;
         map = is_logits ? as<const uint64_t>(a.logits_map) : operation % 4 == 0 ? layer->qkv : layer->fc1;
         const uint32_t outputs = is_logits            ? a.vocabulary
-                                 : operation % 4 == 0 ? 3 * a.hidden
+                                 : operation % 4 == 0 ? 3 * width<DIMENSION, HAS_PEERS>(a)
                                                       : a.neuron_count;
         const uint32_t tiles = (outputs + 15) / 16;
         depth = (a.hidden + 511) / 512;
@@ -133,11 +140,12 @@ struct Walk {
 
 // Keeps the ring full, and asks the memory for what comes behind it: what does not fit into the ring waits in
 // the L2 cache.
+template <int DIMENSION, bool HAS_PEERS>
 __device__ __forceinline__ void feed(const tandem_gpu_decode &a, const Block &b) {
   const uint32_t full = b.stages + BARRIERS_AT, empty = full + 8 * STAGES;
   const uint64_t policy = ring::evict_first();
   ring::Place<STAGES> place;
-  Walk walk(a);
+  Walk<DIMENSION, HAS_PEERS> walk(a);
   uint32_t last = clock();
   for (bool is_first_round = true; !walk.is_done(); walk.advance()) {
     const uint32_t barrier = full + 8 * place.stage, to = b.stages + place.stage * STAGE_BYTES;
@@ -167,8 +175,22 @@ __device__ __forceinline__ void feed(const tandem_gpu_decode &a, const Block &b)
 // values of every block, and every block that has handed those over has read all it needs of the layer
 // before. Whoever reads the set again, three layers later, has sums that stand in the same way on what every
 // block handed over after its fence.
+//
+// Where several ranks have a part of the model each, sums go to all of them: a block writes each into the
+// memory of its own GPU and of all others, and reads what it needs in its own. The sums behind a block of a
+// layer then stand on the queries, keys and values of every block of every rank, so that the same holds:
+// - A rank's blocks wipe its memory, whoever has written there, each a part of it. Behind the output
+//   projection's sums all blocks of the rank have read the set of the layer before, and as nobody goes on
+//   without all of a set's words, none of them is still on its way.
+// - Another rank writes into the set again three layers later, behind sums that stand on what every block of
+//   this rank handed over after its fence, which therefore is one of the system.
+// - The last layer's set is wiped at the end of the step, and no rank begins the next one before all have
+//   ended this one: what makes the residual stream the same on all of them stands on the end of each kernel.
+// - A rank that is ahead waits for sums and nowhere else, so only that wait must be long.
 
 constexpr uint32_t EMPTY = ~0u, MOST_ATTEMPTS = 1 << 22;
+// Another process may have been kept from launching its kernel.
+constexpr uint32_t MOST_PEER_NANOSECONDS = 2000000000;
 
 __device__ __forceinline__ bool is_there(const uint4 &v) {
   return v.x != EMPTY && v.y != EMPTY && v.z != EMPTY && v.w != EMPTY;
@@ -177,6 +199,16 @@ __device__ __forceinline__ bool is_there(const uint4 &v) {
 __device__ __forceinline__ uint4 look(const void *pointer) {
   uint4 v;
   asm volatile("ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(pointer)
+               : "memory");
+  return v;
+}
+
+// The same for words that other ranks write.
+__device__ __forceinline__ uint4 look_at_peers(const void *pointer) {
+  uint4 v;
+  asm volatile("ld.relaxed.sys.global.v4.u32 {%0,%1,%2,%3}, [%4];"
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                : "l"(pointer)
                : "memory");
@@ -197,8 +229,17 @@ __device__ __forceinline__ void hand_over(void *pointer, uint32_t bits) {
                : "memory");
 }
 
+__device__ __forceinline__ void hand_over_to_peer(void *pointer, uint32_t bits) {
+  asm volatile("st.relaxed.sys.global.u32 [%0], %1;" ::"l"(pointer), "r"(bits == EMPTY ? 0x7fffffffu : bits)
+               : "memory");
+}
+
 __device__ __forceinline__ void wipe(void *pointer) {
   asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(pointer), "r"(EMPTY) : "memory");
+}
+
+__device__ __forceinline__ void wipe_from_peers(void *pointer) {
+  asm volatile("st.relaxed.sys.global.v4.u32 [%0], {%1,%1,%1,%1};" ::"l"(pointer), "r"(EMPTY) : "memory");
 }
 
 // Reads again until `read` says that everything was there.
@@ -206,6 +247,18 @@ template <typename Read>
 __device__ __forceinline__ void read_until_there(Read read) {
   for (uint32_t attempt = 0; !read(); attempt++) {
     if (attempt == MOST_ATTEMPTS) __trap();
+  }
+}
+
+template <typename Read>
+__device__ __forceinline__ void read_until_peers_are_there(Read read) {
+  constexpr uint32_t ATTEMPTS_BETWEEN_CHECKS = 1024;
+  uint32_t start = 0;
+  for (uint32_t attempt = 1; !read(); attempt++) {
+    if (attempt % ATTEMPTS_BETWEEN_CHECKS != 0) continue;
+    const uint32_t now = uint32_t(nanoseconds());
+    if (attempt == ATTEMPTS_BETWEEN_CHECKS) start = now;
+    if (now - start > MOST_PEER_NANOSECONDS) __trap();
   }
 }
 
@@ -220,6 +273,47 @@ __device__ __forceinline__ void add(float4 &to, const float4 &v) {
 __device__ __forceinline__ void scale(float4 &v, float factor) {
   v.x *= factor, v.y *= factor, v.z *= factor, v.w *= factor;
 }
+
+// The slots in which the sums of a product wait for the layer norm behind it: this GPU's alone.
+struct OwnSlots {
+  const tandem_gpu_decode &a;
+  const Cut &cut;
+
+  __device__ __forceinline__ uint32_t count(uint32_t tile) const { return cut.slot_count(tile); }
+  // `slot` counts those of this GPU's blocks.
+  __device__ __forceinline__ void put(uint8_t *sums, uint32_t tile, uint32_t slot, uint32_t output,
+                                      float sum) const {
+    hand_over(reinterpret_cast<float *>(sums) + size_t(slot) * a.hidden + output, __float_as_uint(sum));
+  }
+  __device__ __forceinline__ static uint4 look(const void *pointer) { return decode::look(pointer); }
+  template <typename Read>
+  __device__ __forceinline__ static void read_until_there(Read read) {
+    decode::read_until_there(read);
+  }
+};
+
+// The same of all ranks: `sums` lie in this rank's memory, and at the same place in that of every other.
+struct GroupSlots {
+  const tandem_gpu_decode_rank &r;
+  const tandem_gpu_decode_tile *tiles;
+
+  __device__ __forceinline__ uint32_t count(uint32_t tile) const { return tiles[tile].slot_count; }
+  // The way to the others is the longest: they come first, each rank's own neighbour before the next.
+  __device__ __forceinline__ void put(uint8_t *sums, uint32_t tile, uint32_t slot, uint32_t output,
+                                      float sum) const {
+    const size_t at = sums - as<uint8_t>(r.peers[r.rank]) +
+                      (size_t(tiles[tile].first_slot + slot) * r.step.hidden + output) * 4;
+    for (uint32_t n = 1; n <= r.rank_count; n++) {
+      const uint32_t to = r.rank + n < r.rank_count ? r.rank + n : r.rank + n - r.rank_count;
+      hand_over_to_peer(as<uint8_t>(r.peers[to]) + at, __float_as_uint(sum));
+    }
+  }
+  __device__ __forceinline__ static uint4 look(const void *pointer) { return look_at_peers(pointer); }
+  template <typename Read>
+  __device__ __forceinline__ static void read_until_there(Read read) {
+    read_until_peers_are_there(read);
+  }
+};
 
 // Asks for a vector that is read later, each block for a part of it.
 __device__ __forceinline__ void ask_for(tandem_device_pointer vector, uint32_t count) {
@@ -243,10 +337,10 @@ __device__ __forceinline__ float sum_over_warps(float value, float *shared) {
 
 // x = layer norm of the residual stream, to which the sums of the operation in front are added first. Every
 // block has the whole stream, a thread up to QUADS times four of its elements.
-template <int QUADS>
+template <int QUADS, typename Slots>
 __device__ __forceinline__ void normalize(const tandem_gpu_decode &a, const Block &b, float4 residual[QUADS],
                                           tandem_device_pointer norm_weight, tandem_device_pointer norm_bias,
-                                          const uint8_t *sums, const Cut &cut) {
+                                          const uint8_t *sums, const Slots &of_sums) {
   __shared__ float shared[2][WARPS];
   const float4 zero = make_float4(0, 0, 0, 0), one = make_float4(1, 1, 1, 1);
   const float4 *weights = as<const float4>(norm_weight), *biases = as<const float4>(norm_bias);
@@ -270,12 +364,12 @@ __device__ __forceinline__ void normalize(const tandem_gpu_decode &a, const Bloc
 #pragma unroll
       for (int n = 0; n < BATCH; n++) {
         const uint32_t i = threadIdx.x + (first + n) * THREADS;
-        slots[n] = i < quads ? cut.slot_count(i / 16) : 0;
+        slots[n] = i < quads ? of_sums.count(i / 16) : 0;
         most = max(most, slots[n]);
       }
       for (uint32_t slot = 0; slot < most; slot += 4) {
         uint4 parts[BATCH][4];
-        read_until_there([&] {
+        Slots::read_until_there([&] {
           bool are_there = true;
 #pragma unroll
           for (int n = 0; n < BATCH; n++) {
@@ -283,7 +377,7 @@ __device__ __forceinline__ void normalize(const tandem_gpu_decode &a, const Bloc
 #pragma unroll
             for (int p = 0; p < 4; p++) {
               parts[n][p] = make_uint4(0, 0, 0, 0);
-              if (slot + p < slots[n]) parts[n][p] = look(sums + (size_t(slot + p) * quads + i) * 16);
+              if (slot + p < slots[n]) parts[n][p] = Slots::look(sums + (size_t(slot + p) * quads + i) * 16);
             }
           }
 #pragma unroll
@@ -407,9 +501,10 @@ __device__ __forceinline__ void linear(const tandem_gpu_decode &a, Block &b, uin
 
 // The sums of W [inputs, outputs] with x for this block's stages into their slots; `read_x` brings the
 // activations of some stages to shared memory, [stage][128].
-template <typename ReadX>
+template <typename Slots, typename ReadX>
 __device__ __forceinline__ void transposed(const tandem_gpu_decode &a, Block &b, const Cut &cut,
-                                           tandem_device_pointer bias, float *out, ReadX read_x) {
+                                           tandem_device_pointer bias, uint8_t *out, const Slots &slots,
+                                           ReadX read_x) {
   const uint32_t begin = cut.begin(blockIdx.x), end = cut.begin(blockIdx.x + 1);
   const uint32_t matrix = b.lane / 8, eighth = b.lane % 8, side = matrix % 2;
   const uint32_t weights_at = (matrix / 2 * 8 + eighth) * 128;
@@ -472,7 +567,7 @@ __device__ __forceinline__ void transposed(const tandem_gpu_decode &a, Block &b,
       if (slot == 0 && biases) total = tile == begin / cut.depth ? early : biases[output];
 #pragma unroll
       for (int w = 0; w < WARPS; w++) total += sums[w * 64 + threadIdx.x];
-      hand_over(out + size_t(slot) * a.hidden + output, __float_as_uint(total));
+      slots.put(out, tile, slot, output, total);
     }
     if (last != end) synchronize();
   }
@@ -521,7 +616,7 @@ __device__ __forceinline__ void ask_for_cache(const tandem_gpu_decode &a, uint32
 // This block's share of softmax(scale * q . keys^T) . values: parts of the positions of some heads, each with
 // the maximum of its scores and the sum of its weights. What earlier steps have left in the cache is asked
 // for before the queries are there.
-template <int DIMENSION>
+template <int DIMENSION, bool HAS_PEERS>
 __device__ __forceinline__ void attend(const tandem_gpu_decode &a, const Block &b, uint32_t layer,
                                        uint8_t *set) {
   constexpr int CHUNKS = DIMENSION / 8, LANES = CHUNKS <= 8 ? 8 : 16, USED = 256;
@@ -540,7 +635,13 @@ __device__ __forceinline__ void attend(const tandem_gpu_decode &a, const Block &
   const uint32_t length = (position + a.attention_parts) / a.attention_parts;  // of a part, rounded up
   const size_t plane = size_t(a.heads) * capacity * DIMENSION;
   synchronize();
-  if (threadIdx.x == USED) __threadfence();
+  if (threadIdx.x == USED) {
+    if constexpr (HAS_PEERS) {
+      __threadfence_system();
+    } else {
+      __threadfence();
+    }
+  }
   for (uint32_t unit = blockIdx.x; unit < a.heads * a.attention_parts; unit += gridDim.x) {
     const uint32_t part = unit % a.attention_parts, head = unit / a.attention_parts;
     const uint32_t begin = part * length, end = min(begin + length, position + 1);
@@ -669,7 +770,7 @@ __device__ __forceinline__ void attend(const tandem_gpu_decode &a, const Block &
 }
 
 // The joined parts of some heads, as the output projection's activations.
-template <int DIMENSION>
+template <int DIMENSION, bool HAS_PEERS>
 __device__ __forceinline__ void read_attended(const tandem_gpu_decode &a, const Block &b, const Cut &cut,
                                               const uint8_t *set, uint32_t begin, uint32_t end) {
   constexpr int TOGETHER = 2,
@@ -684,7 +785,8 @@ __device__ __forceinline__ void read_attended(const tandem_gpu_decode &a, const 
     for (int n = 0; n < TOGETHER; n++) {
       const uint32_t i = min(first + n * THREADS, count - 1);
       // Behind the last head there are zeros among the weights: any number will do.
-      const uint32_t input = min((begin + i / 32) % cut.depth * 128 + i % 32 * 4, a.hidden - 4);
+      const uint32_t input =
+          min((begin + i / 32) % cut.depth * 128 + i % 32 * 4, width<DIMENSION, HAS_PEERS>(a) - 4);
       const uint32_t unit = input / DIMENSION * a.attention_parts;
       sums[n] = set + a.attended + (size_t(unit) * DIMENSION + input % DIMENSION) * 4;
       weights[n] = set + a.attended_weights + unit * 8;
@@ -775,11 +877,12 @@ __device__ __forceinline__ void read_neurons(const tandem_gpu_decode &a, const B
   }
 }
 
-// Wipes what this block has written of a set. A fence must follow before the layer behind the next hands
-// anything over.
-template <int DIMENSION>
-__device__ __forceinline__ void wipe_own(const tandem_gpu_decode &a, const Cut &output_cut,
-                                         const Cut &fc2_cut, uint8_t *set) {
+// Wipes what this block has written of a set; of what all ranks have written into `peer_set`, its share. A
+// fence must follow before the layer behind the next hands anything over.
+template <int DIMENSION, bool HAS_PEERS>
+__device__ __forceinline__ void wipe_own(const tandem_gpu_decode &a, const tandem_gpu_decode_rank *rank,
+                                         const Cut &output_cut, const Cut &fc2_cut, uint8_t *set,
+                                         uint8_t *peer_set) {
   auto wipe_words = [&](uint8_t *from, uint32_t begin, uint32_t end) {
     for (uint32_t i = begin + threadIdx.x; i < end; i += THREADS) wipe(from + 4 * i);
   };
@@ -796,10 +899,17 @@ __device__ __forceinline__ void wipe_own(const tandem_gpu_decode &a, const Cut &
       wipe_words(from + size_t(slot) * a.hidden * 4, tile * 64, min(tile * 64 + 64, a.hidden));
     }
   };
-  wipe_outputs(set, 3 * a.hidden);
+  wipe_outputs(set, 3 * width<DIMENSION, HAS_PEERS>(a));
   wipe_outputs(set + a.neurons, a.neuron_count);
-  wipe_sums(set + a.output_sums, output_cut);
-  wipe_sums(set + a.fc2_sums, fc2_cut);
+  if constexpr (HAS_PEERS) {
+    const uint32_t quads = rank->peer_set_byte_count / 16, end = quads * (blockIdx.x + 1) / gridDim.x;
+    for (uint32_t i = quads * blockIdx.x / gridDim.x + threadIdx.x; i < end; i += THREADS) {
+      wipe_from_peers(peer_set + 16 * i);
+    }
+  } else {
+    wipe_sums(set + a.output_sums, output_cut);
+    wipe_sums(set + a.fc2_sums, fc2_cut);
+  }
   for (uint32_t unit = blockIdx.x; unit < a.heads * a.attention_parts; unit += gridDim.x) {
     wipe_words(set + a.attended, unit * DIMENSION, (unit + 1) * DIMENSION);
     wipe_words(set + a.attended_weights, unit * 2, unit * 2 + 2);
@@ -808,8 +918,9 @@ __device__ __forceinline__ void wipe_own(const tandem_gpu_decode &a, const Cut &
 
 // MARK: The step
 
-template <int DIMENSION, int QUADS>
-__device__ __forceinline__ void step(const tandem_gpu_decode &a) {
+// `rank` is given where there are several.
+template <int DIMENSION, int QUADS, bool HAS_PEERS>
+__device__ __forceinline__ void step(const tandem_gpu_decode &a, const tandem_gpu_decode_rank *rank) {
   extern __shared__ uint8_t dynamic[];
   Block b;
   b.stages = (ring::shared_address(dynamic) + 1023) / 1024 * 1024;  // as the swizzle is one of addresses
@@ -832,13 +943,35 @@ __device__ __forceinline__ void step(const tandem_gpu_decode &a) {
   }
   __syncthreads();
   if (b.warp == WARPS) {
-    if (b.lane == 0) feed(a, b);
+    if (b.lane == 0) feed<DIMENSION, HAS_PEERS>(a, b);
     return;
   }
 
-  const Cut output_cut(a.hidden, a.hidden, a.output_participants);
+  const Cut output_cut(width<DIMENSION, HAS_PEERS>(a), a.hidden, a.output_participants);
   const Cut fc2_cut(a.neuron_count, a.hidden, a.fc2_participants);
-  const uint32_t width = 3 * a.hidden;
+  const uint32_t qkv_outputs = 3 * width<DIMENSION, HAS_PEERS>(a);
+  __shared__ tandem_gpu_decode_tile tiles[HAS_PEERS ? 2 * TANDEM_GPU_DECODE_HIDDEN / 64 : 1];
+  if constexpr (HAS_PEERS) {
+    for (uint32_t i = threadIdx.x; i < a.hidden / 32; i += THREADS) {
+      tiles[i] = as<const tandem_gpu_decode_tile>(rank->tiles)[i];
+    }
+  }
+  const auto slots_of = [&](const Cut &cut, uint32_t first_tile) {
+    if constexpr (HAS_PEERS) {
+      return GroupSlots{*rank, tiles + first_tile};
+    } else {
+      return OwnSlots{a, cut};
+    }
+  };
+  const auto output_slots = slots_of(output_cut, 0), fc2_slots = slots_of(fc2_cut, a.hidden / 64);
+  // A layer's set of what the ranks hand each other, in this one's memory.
+  const auto peer_set = [&](uint32_t l) -> uint8_t * {
+    if constexpr (HAS_PEERS) {
+      return as<uint8_t>(rank->peers[rank->rank]) +
+             l % TANDEM_GPU_DECODE_SETS * size_t(rank->peer_set_byte_count);
+    }
+    return nullptr;
+  };
   tandem_gpu_decode_vectors *vectors = reinterpret_cast<tandem_gpu_decode_vectors *>(b.shared + VECTORS_AT);
   for (uint32_t i = threadIdx.x; i < 8 * a.layer_count; i += THREADS) {
     reinterpret_cast<uint64_t *>(vectors)[i] = reinterpret_cast<const uint64_t *>(
@@ -858,9 +991,17 @@ __device__ __forceinline__ void step(const tandem_gpu_decode &a) {
     const tandem_gpu_decode_vectors &layer = vectors[l];
     uint8_t *previous = set;
     set = as<uint8_t>(a.exchange) + l % TANDEM_GPU_DECODE_SETS * size_t(a.set_byte_count);
-    normalize<QUADS>(a, b, residual, layer.attention_norm_weight, layer.attention_norm_bias, sums, fc2_cut);
+    const auto output_sums = [&] {
+      if constexpr (HAS_PEERS) return peer_set(l);
+      return set + a.output_sums;
+    };
+    const auto fc2_sums = [&] {
+      if constexpr (HAS_PEERS) return peer_set(l) + rank->peer_fc2_sums;
+      return set + a.fc2_sums;
+    };
+    normalize<QUADS>(a, b, residual, layer.attention_norm_weight, layer.attention_norm_bias, sums, fc2_slots);
     ask_for_cache<DIMENSION>(a, l);
-    linear(a, b, width, layer.qkv_bias, [&](uint32_t output, float2 sum) {
+    linear(a, b, qkv_outputs, layer.qkv_bias, [&](uint32_t output, float2 sum) {
       const __half2 pair = __floats2half2_rn(sum.x, sum.y);
       hand_over(set + output * 2, reinterpret_cast<const uint32_t &>(pair));
     });
@@ -868,30 +1009,32 @@ __device__ __forceinline__ void step(const tandem_gpu_decode &a) {
     ask_for(layer.mlp_norm_weight, a.hidden);
     ask_for(layer.mlp_norm_bias, a.hidden);
     ask_for(layer.fc1_bias, a.neuron_count);
-    attend<DIMENSION>(a, b, l, set);
-    transposed(
-        a, b, output_cut, layer.output_bias, reinterpret_cast<float *>(set + a.output_sums),
-        [&](uint32_t begin, uint32_t end) { read_attended<DIMENSION>(a, b, output_cut, set, begin, end); });
-    normalize<QUADS>(a, b, residual, layer.mlp_norm_weight, layer.mlp_norm_bias, set + a.output_sums,
-                     output_cut);
+    attend<DIMENSION, HAS_PEERS>(a, b, l, set);
+    transposed(a, b, output_cut, layer.output_bias, output_sums(), output_slots,
+               [&](uint32_t begin, uint32_t end) {
+                 read_attended<DIMENSION, HAS_PEERS>(a, b, output_cut, set, begin, end);
+               });
+    normalize<QUADS>(a, b, residual, layer.mlp_norm_weight, layer.mlp_norm_bias, output_sums(), output_slots);
     linear(a, b, a.neuron_count, layer.fc1_bias, [&](uint32_t output, float2 sum) {
       const __half2 pair = __floats2half2_rn(activate(sum.x, a.activation), activate(sum.y, a.activation));
       hand_over(set + a.neurons + output * 2, reinterpret_cast<const uint32_t &>(pair));
     });
     // While the neurons of the other blocks are on their way.
-    if (previous) wipe_own<DIMENSION>(a, output_cut, fc2_cut, previous);
+    if (previous) {
+      wipe_own<DIMENSION, HAS_PEERS>(a, rank, output_cut, fc2_cut, previous, peer_set(l - 1));
+    }
     ask_for(layer.fc2_bias, a.hidden);
     if (l + 1 < a.layer_count) {
       ask_for(vectors[l + 1].attention_norm_weight, a.hidden);
       ask_for(vectors[l + 1].attention_norm_bias, a.hidden);
-      ask_for(vectors[l + 1].qkv_bias, width);
+      ask_for(vectors[l + 1].qkv_bias, qkv_outputs);
     }
-    transposed(
-        a, b, fc2_cut, layer.fc2_bias, reinterpret_cast<float *>(set + a.fc2_sums),
-        [&](uint32_t begin, uint32_t end) { read_neurons(a, b, fc2_cut, set + a.neurons, begin, end); });
-    sums = set + a.fc2_sums;
+    transposed(a, b, fc2_cut, layer.fc2_bias, fc2_sums(), fc2_slots, [&](uint32_t begin, uint32_t end) {
+      read_neurons(a, b, fc2_cut, set + a.neurons, begin, end);
+    });
+    sums = fc2_sums();
   }
-  normalize<QUADS>(a, b, residual, a.final_norm_weight, a.final_norm_bias, sums, fc2_cut);
+  normalize<QUADS>(a, b, residual, a.final_norm_weight, a.final_norm_bias, sums, fc2_slots);
   uint32_t *counters = as<uint32_t>(a.counters);
   if (threadIdx.x == 0) atomicAdd(counters, 1);
   linear(a, b, a.vocabulary, 0, [&](uint32_t output, float2 sum) {
@@ -909,17 +1052,27 @@ __device__ __forceinline__ void step(const tandem_gpu_decode &a) {
     __threadfence();
   }
   synchronize();
-  wipe_own<DIMENSION>(a, output_cut, fc2_cut, set);
+  wipe_own<DIMENSION, HAS_PEERS>(a, rank, output_cut, fc2_cut, set, peer_set(a.layer_count - 1));
   if (threadIdx.x == 0 && atomicAdd(counters + 1, 1) == gridDim.x - 1) counters[0] = counters[1] = 0;
+}
+
+// Of a residual stream, in fours.
+__device__ constexpr int quads_of_thread(int most_hidden) {
+  return (most_hidden / 4 + THREADS - 1) / THREADS;
 }
 
 }  // namespace decode
 
-#define DECODE(name, dimension, most_hidden)                                               \
-  extern "C" __global__ void __launch_bounds__(decode::THREADS + 32, 1)                    \
-      tandem_kernel_decode_##name(const __grid_constant__ tandem_gpu_decode a) {           \
-    launch_successors();                                                                   \
-    decode::step<dimension, (most_hidden / 4 + decode::THREADS - 1) / decode::THREADS>(a); \
+#define DECODE(name, dimension, most_hidden)                                                \
+  extern "C" __global__ void __launch_bounds__(decode::THREADS + 32, 1)                     \
+      tandem_kernel_decode_##name(const __grid_constant__ tandem_gpu_decode a) {            \
+    launch_successors();                                                                    \
+    decode::step<dimension, decode::quads_of_thread(most_hidden), false>(a, nullptr);       \
+  }                                                                                         \
+  extern "C" __global__ void __launch_bounds__(decode::THREADS + 32, 1)                     \
+      tandem_kernel_decode_ranks_##name(const __grid_constant__ tandem_gpu_decode_rank a) { \
+    launch_successors();                                                                    \
+    decode::step<dimension, decode::quads_of_thread(most_hidden), true>(a.step, &a);        \
   }
 
 DECODE(64, 64, 4096)

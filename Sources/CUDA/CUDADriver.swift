@@ -7,7 +7,8 @@ public final class CUDADriver: Sendable {
     public let version: Int
     public let deviceCount: Int
     let functions: DriverFunctions
-    let waitingKernels = WaitingKernels()
+    /// Of each device.
+    let waitingKernels: [WaitingKernels]
 
     private static let shared = Result { () throws(CUDAError) in try CUDADriver(libraryNames: libraryNames) }
     private static let libraryNames = ["libcuda.so.1", "libcuda.so"]
@@ -44,6 +45,7 @@ public final class CUDADriver: Sendable {
         if status == 0 { status = functions.cuDeviceGetCount(&deviceCount) }
         self.version = Int(version)
         self.deviceCount = Int(deviceCount)
+        waitingKernels = (0..<max(1, Int(deviceCount))).map { _ in WaitingKernels() }
         if status != 0 {
             let advice = "check that `nvidia-smi` lists the GPU and CUDA_VISIBLE_DEVICES does not hide it"
             throw error(

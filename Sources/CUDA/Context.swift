@@ -11,6 +11,7 @@ public final class Context: @unchecked Sendable {  // a constant handle; the dri
     private let releases: Bool
 
     var driver: CUDADriver { device.driver }
+    private var waitingKernels: WaitingKernels { driver.waitingKernels[device.index] }
 
     /// Makes the context and makes it current for the calling thread. The first one of a process takes a
     /// large part of a second.
@@ -57,12 +58,12 @@ public final class Context: @unchecked Sendable {  // a constant handle; the dri
     /// done, other threads neither make nor free anything but events: that could wait for the kernels and hold the copies
     /// and the host's other calls up.
     public func whileKernelsWait<Failure: Error>(_ work: () throws(Failure) -> Void) throws(Failure) {
-        try device.driver.waitingKernels.withLock(work)
+        try waitingKernels.withLock(work)
     }
 
     /// Runs a few of the driver's calls with the context current, and puts back what was current before.
     func withCurrent(_ calls: () -> CUresult) -> CUresult {
-        device.driver.waitingKernels.withLock { withCurrentAtAnyTime(calls) }
+        waitingKernels.withLock { withCurrentAtAnyTime(calls) }
     }
 
     /// The same for calls that never wait for kernels, even while others wait: a thread whose copies kernels wait for

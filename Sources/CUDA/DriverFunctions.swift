@@ -1,3 +1,5 @@
+import SystemShims
+
 /// The driver's status of a call; 0 is success.
 typealias CUresult = Int32
 
@@ -32,6 +34,14 @@ final class DriverFunctions: @unchecked Sendable {  // addresses of code
     let cuCtxSynchronize: @convention(c) () -> CUresult
     let cuCtxGetStreamPriorityRange:
         @convention(c) (UnsafeMutablePointer<Int32>, UnsafeMutablePointer<Int32>) -> CUresult
+
+    // Memory of other processes' GPUs; nil where the driver has none of it.
+    let cuCtxEnablePeerAccess: (@convention(c) (Handle, UInt32) -> CUresult)?
+    let cuIpcGetMemHandle:
+        (@convention(c) (UnsafeMutablePointer<tandem_bytes_64>, DeviceAddress) -> CUresult)?
+    let cuIpcOpenMemHandle:
+        (@convention(c) (UnsafeMutablePointer<DeviceAddress>, tandem_bytes_64, UInt32) -> CUresult)?
+    let cuIpcCloseMemHandle: (@convention(c) (DeviceAddress) -> CUresult)?
 
     let cuMemGetInfo: @convention(c) (UnsafeMutablePointer<Int>, UnsafeMutablePointer<Int>) -> CUresult
     let cuMemAlloc: @convention(c) (UnsafeMutablePointer<DeviceAddress>, Int) -> CUresult
@@ -120,6 +130,13 @@ final class DriverFunctions: @unchecked Sendable {  // addresses of code
         cuCtxPopCurrent = try function("cuCtxPopCurrent_v2")
         cuCtxSynchronize = try function("cuCtxSynchronize")
         cuCtxGetStreamPriorityRange = try function("cuCtxGetStreamPriorityRange")
+        func optional<Function>(_ name: String) -> Function? {
+            find(name).map { unsafeBitCast($0, to: Function.self) }
+        }
+        cuCtxEnablePeerAccess = optional("cuCtxEnablePeerAccess")
+        cuIpcGetMemHandle = optional("cuIpcGetMemHandle")
+        cuIpcOpenMemHandle = optional("cuIpcOpenMemHandle_v2")
+        cuIpcCloseMemHandle = optional("cuIpcCloseMemHandle")
         cuMemGetInfo = try function("cuMemGetInfo_v2")
         cuMemAlloc = try function("cuMemAlloc_v2")
         cuMemFree = try function("cuMemFree_v2")

@@ -4,8 +4,8 @@ import Glibc
 /// whose blocks wait for each other apart from others of that kind.
 ///
 /// Freeing memory, and at times making it, waits for every kernel, and holds up all other calls meanwhile. A kernel that
-/// waits for a copy which has yet to be asked for would then wait until it gives up. One lock for the driver, as all
-/// contexts share the GPU's streams.
+/// waits for a copy which has yet to be asked for would then wait until it gives up. One lock for a GPU: its
+/// contexts share its streams.
 final class WaitingKernels: @unchecked Sendable {  // owns a mutex, which threads may share
     private let mutex: UnsafeMutablePointer<pthread_mutex_t>
 

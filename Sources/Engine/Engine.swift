@@ -198,16 +198,12 @@ public final class Engine: Sendable {
         let byteCount: Int
         switch try loader.load(from: source) {
         case .cpu(let lane, let weights):
-            if let group, group.isConductor {
-                decoder = Decoder(ConductingLane(lane, channel: group.link))
-            } else {
-                decoder = Decoder(lane)
-            }
+            decoder = Decoder(Self.lane(lane, in: group))
             cpuWeights = weights
             gpuLane = nil
             byteCount = weights.byteCount
         case .gpu(let lane):
-            decoder = Decoder(lane)
+            decoder = Decoder(Self.lane(lane, in: group))
             cpuWeights = nil
             gpuLane = lane
             byteCount = lane.weights.byteCount
@@ -215,6 +211,12 @@ public final class Engine: Sendable {
         loading = LoadingReport(
             byteCount: byteCount, seconds: start.duration(to: .now).seconds,
             phases: choice.phases + loader.phases.durations)
+    }
+
+    /// Rank 0's lane has the others do what it does.
+    private static func lane(_ lane: any Lane, in group: ProcessGroup?) -> any Lane {
+        guard let group, group.isConductor else { return lane }
+        return ConductingLane(lane, channel: group.link)
     }
 
     private static func bestInstructionSet() throws -> InstructionSet {

@@ -14,15 +14,17 @@ extension HardwareProfiler {
     /// - Parameters:
     ///   - offloadFolder: on the disk that is measured; nil for the user's cache.
     ///   - measuresAgain: whatever is remembered.
+    ///   - gpuIndex: of the GPU that is measured.
     ///   - notice: called with a sentence before the machine is measured.
     public static func profileOfMachine(
-        offloadFolder: FilePath? = nil, measuresAgain: Bool = false, notice: (String) -> Void = { _ in }
+        offloadFolder: FilePath? = nil, measuresAgain: Bool = false, gpuIndex: Int = 0,
+        notice: (String) -> Void = { _ in }
     ) async throws -> HardwareProfile {
         if !measuresAgain, let profile = HardwareProfile.remembered() { return profile }
         notice("measuring this machine, which is done once (tandem doctor does it again)")
         let pool = WorkerPool()
         let profile = try await LeaderThread(pool: pool).perform {
-            let context = try? Context(device: CUDADriver.load().device())
+            let context = try? Context(device: CUDADriver.load().device(gpuIndex))
             return try MachineMeasurement(pool: pool, offloadFolder: offloadFolder).measure(context).profile
         }
         try? profile.remember()

@@ -1,4 +1,5 @@
 import CUDA
+import Collectives
 import HostRuntime
 import OPTModel
 import Placement
@@ -27,13 +28,14 @@ extension LaneChoice {
     init(
         _ configuration: OPTConfiguration, _ options: Engine.Options, notice: @Sendable (String) -> Void
     ) async throws {
-        if options.group != nil { try Self.checkGroup(options) }
         let isPlaced = options.placement != nil || options.cacheShares != nil
         let start = ContinuousClock.now
         let context: Context
         do {
             if options.computesOn == .cpu { throw EngineError(.noGPU, "the CPU is to compute alone") }
-            context = try Context(device: CUDADriver.load().device())
+            context = try Context(device: Self.device(of: options.group))
+        } catch let error as CollectiveError {
+            throw error
         } catch {
             if options.computesOn == .gpu { throw error }
             if isPlaced && options.computesOn == .cpu {
@@ -48,7 +50,11 @@ extension LaneChoice {
             return
         }
         let contextSeconds = start.duration(to: .now).seconds
-        let choosing = GPUChoice(configuration: configuration, options: options, context: context)
+        let part = options.group.map {
+            ModelShard(configuration, rank: $0.place.rank, of: $0.place.size).configuration
+        }
+        let choosing = GPUChoice(
+            configuration: part ?? configuration, options: options, context: context)
         let gpu = try await choosing.choose(notice: notice)
         self.init(
             gpu: gpu, threadCount: gpu.plan?.threadCount ?? Self.threadCount(for: gpu.placement.request),
@@ -59,14 +65,19 @@ extension LaneChoice {
             ])
     }
 
-    /// The processes of a group compute on their processors.
-    private static func checkGroup(_ options: Engine.Options) throws(EngineError) {
-        if options.computesOn == .cpu { return }
-        let hasGPU = (try? CUDADriver.load().device()) != nil
-        if hasGPU || options.computesOn == .gpu {
-            throw EngineError(
-                .noGPU, "several processes share a model on their CPUs only so far: give --device cpu")
+    /// The first GPU; of a machine's processes that share a model, each has its own.
+    private static func device(of group: ProcessGroup?) throws -> Device {
+        let driver = try CUDADriver.load()
+        guard let place = group?.place else { return try driver.device() }
+        if place.localRank >= driver.deviceCount {
+            let count = driver.deviceCount
+            throw CollectiveError(
+                .disagreement,
+                "rank \(place.rank) is number \(place.localRank + 1) of its machine, which has \(count) "
+                    + "\(count == 1 ? "GPU" : "GPUs"): start no more ranks there than it has GPUs, or give --device cpu"
+            )
         }
+        return try driver.device(place.localRank)
     }
 
     private static func threadCount(for request: PlacementRequest) -> Int? {
@@ -76,6 +87,7 @@ extension LaneChoice {
 
 /// The choice where there is a GPU.
 private struct GPUChoice {
+    /// Of this process's part.
     let configuration: OPTConfiguration
     let options: Engine.Options
     let context: Context
@@ -96,7 +108,7 @@ private struct GPUChoice {
             return choice(whole)
         }
         let profile = try await HardwareProfiler.profileOfMachine(
-            offloadFolder: options.offloadFolder, notice: notice)
+            offloadFolder: options.offloadFolder, gpuIndex: context.device.index, notice: notice)
         let planner = PlacementPlanner(
             shape: shape, budget: budget, working: working, hardware: profile, workload: workload,
             threadCount: options.threadCount)
@@ -117,10 +129,15 @@ private struct GPUChoice {
         get throws {
             try MemoryBudget(
                 free: context.freeByteCount, gpuLimit: options.gpuMemoryByteCount,
-                cpuLimit: options.cpuMemoryByteCount, cpuFree: HostMemory.availableByteCount ?? .max,
-                diskFree: OffloadFile.availableByteCount(in: options.offloadFolder ?? CacheFolder.path)
-                    ?? .max)
+                cpuLimit: options.cpuMemoryByteCount, cpuFree: share(HostMemory.availableByteCount),
+                diskFree: share(
+                    OffloadFile.availableByteCount(in: options.offloadFolder ?? CacheFolder.path)))
         }
+    }
+
+    /// What falls to this process of what the machine has.
+    private func share(_ byteCount: Int?) -> Int {
+        byteCount.map { $0 / (options.group?.place.localSize ?? 1) } ?? .max
     }
 
     /// What is expected, or one sequence as long as the model knows, with a quarter of it in the prompt.

@@ -1,6 +1,7 @@
 import CPUKernels
 import CUDA
 import Checkpoints
+import Collectives
 import HostRuntime
 import OPTModel
 import Placement
@@ -22,8 +23,36 @@ struct LaneLoader {
     }
 
     func load(from source: some TensorSource) throws -> Loaded {
+        if let group = options.group { try checkAgreement(group) }
         guard let gpu = choice.gpu else { return try loadCPU(source) }
-        return .gpu(try loadGPU(source, gpu))
+        guard let group = options.group else { return .gpu(try loadGPU(source, gpu, nil)) }
+        let part = try connect(group, gpu)
+        return .gpu(try loadGPU(try ShardSource(source, part.shard), gpu, part))
+    }
+
+    // MARK: Several processes
+
+    /// Whether all processes compute on the same kind of device: they exchange their sums by different means.
+    private func checkAgreement(_ group: ProcessGroup) throws {
+        let devices = try group.link.allGather([choice.gpu == nil ? 0 : 1])
+        guard let other = devices.firstIndex(where: { $0 != devices[0] }) else { return }
+        let (first, second) = devices[0] == [1] ? (0, other) : (other, 0)
+        throw CollectiveError(
+            .disagreement,
+            "rank \(first) computes on a GPU and rank \(second) on its CPU: give all of them --device cpu, or each a GPU",
+            isSaidElsewhere: group.place.rank != 0)
+    }
+
+    private func connect(_ group: ProcessGroup, _ gpu: LaneChoice.GPU) throws -> GroupPart {
+        if group.communicationDevice == .cpu {
+            return GroupPart(configuration, try group.hostCommunicator)
+        }
+        let exchange = try phases.measure("connecting the GPUs") {
+            try GPUExchange(group.place, group.allReduce, context: gpu.context) { [link = group.link] in
+                try link.allGather($0)
+            }
+        }
+        return GroupPart(configuration, group.place, gpus: exchange)
     }
 
     // MARK: CPU
@@ -59,13 +88,15 @@ struct LaneLoader {
 
     // MARK: GPU
 
-    private func loadGPU(_ source: some TensorSource, _ gpu: LaneChoice.GPU) throws -> GPULane {
+    private func loadGPU(_ source: some TensorSource, _ gpu: LaneChoice.GPU, _ group: GroupPart?) throws
+        -> GPULane
+    {
         let placement = gpu.placement
         let library = try CUBLASLt.chosen()
         let weights = try phases.measure("weights") {
             try GPULane.loadWeights(
-                configuration, placement: placement, from: source, pool: pool, kernels: kernels,
-                context: gpu.context,
+                group?.shard.configuration ?? configuration, placement: placement, from: source, pool: pool,
+                kernels: kernels, context: gpu.context,
                 options: GPUWeights.Options(
                     pinsWeights: options.pinsWeights, stagingSlotCount: gpu.stagingSlotCount,
                     offloadFolder: options.offloadFolder ?? CacheFolder.path,
@@ -75,6 +106,7 @@ struct LaneLoader {
         let lane = try phases.measure("kernels and scratch") {
             try GPULane(
                 weights, context: gpu.context, cacheSlotCount: gpu.cacheSlotCount, library: library,
+                group: group,
                 cpu: options.computesCacheOnCPU || placement.computesOnCPU
                     ? CPUWorkers(pool, kernels: kernels, computesCache: options.computesCacheOnCPU) : nil)
         }

@@ -49,4 +49,29 @@ extension Engine {
         let others = try await leader.perform { try group.link.ask() }
         return [own] + others.compactMap(RankReport.init)
     }
+
+    /// What a sum over all processes costs on their GPUs.
+    public struct SumCost: Sendable, Hashable, Codable {
+        public var byteCount: Int
+        public var seconds: Double
+        /// The sums of a decode step.
+        public var countPerStep: Int
+        /// How it goes, in words.
+        public var way: String
+    }
+
+    /// One sum of a decode step of so many sequences, measured alone; nil where sums go by way of CPU memory, and where there
+    /// is but one process.
+    public func sumCost(batchSize: Int) async throws -> SumCost? {
+        guard let lane = decoder.lane as? ConductingLane, let way = gpuLane?.sumsWay(rowCount: batchSize)
+        else {
+            return nil
+        }
+        guard let seconds = try await leader.perform({ try lane.measureSums(rowCount: batchSize) }) else {
+            return nil
+        }
+        return SumCost(
+            byteCount: batchSize * configuration.hiddenSize * 4, seconds: seconds,
+            countPerStep: 2 * configuration.layerCount + 1, way: way)
+    }
 }

@@ -18,7 +18,7 @@ extension CPULane {
         pool.barrier.wait()
         if worker == 0 && groupError == nil {
             do throws(CollectiveError) {
-                try group!.communicator.allReduce(values, count: count)
+                try group!.communicator!.allReduce(values, count: count)
             } catch {
                 groupError = error
             }
@@ -34,7 +34,7 @@ extension CPULane {
         let group = group!
         do throws(CollectiveError) {
             for row in 0..<step.batch.logitsCount {
-                try group.communicator.gather(
+                try group.communicator!.gather(
                     step.ownLogits + row * configuration.vocabularySize, counts: group.logitsCounts,
                     to: isConductor ? step.logits + row * vocabularySize : nil)
             }

@@ -74,7 +74,7 @@ public final class CPULane: Lane, WorkerTask, @unchecked Sendable {
     ) throws(HostMemoryError) {
         precondition(
             group == nil || group!.shard.configuration == weights.configuration,
-            "CPULane: these are not the weights of rank \(group!.communicator.place.rank)")
+            "CPULane: these are not the weights of rank \(group!.place.rank)")
         self.group = group
         hasGroup = group != nil
         firstToken = group?.shard.tokens.lowerBound ?? 0

@@ -44,6 +44,14 @@ public final class ConductingLane: Lane, @unchecked Sendable {  // `writer` and 
         try local.compute(batch, cache: cache.local, body)
     }
 
+    /// The seconds of one sum of `rowCount` rows over all processes; nil where it goes by way of CPU memory.
+    public func measureSums(rowCount: Int) throws(ModelError) -> Double? {
+        guard let lane = local as? GPULane else { return nil }
+        writer.measureSums(rowCount: rowCount)
+        try send()
+        return try lane.measureSums(rowCount: rowCount)
+    }
+
     private func sendReleases() throws(ModelError) {
         while let id = released.next() {
             writer.releaseCache(id: id)

@@ -1,41 +1,48 @@
 import CUDA
 import CUDAKernelImage
 
-/// A decode step of one sequence in one kernel (`decode.cu`), for a model that lies in GPU memory whole: its tensor
-/// maps, and the memory through which its blocks meet.
+/// A decode step of one sequence in one kernel (`decode.cu`), for a model that lies in GPU memory whole, or one rank's part
+/// of it: its tensor maps, and the memory through which its blocks meet.
 ///
 /// What the kernel does not take goes operation by operation: several rows, streamed pieces, a cache in CPU memory,
 /// norms behind their blocks, projections of the embedding, older GPUs.
 final class DecodeStepKernel: @unchecked Sendable {  // arguments are addresses
     private let buffer: DeviceBuffer
     private let arguments: tandem_gpu_decode
+    /// Where there are other ranks; its `step` is not filled in.
+    private let rankArguments: tandem_gpu_decode_rank?
     private let headDimension: Int
     private let blockCount: Int
 
     /// nil where the kernel does not take the model, or not where it lies.
+    ///
+    /// - Parameter ranks: those among which the model is divided; nil where the weights are all of it.
     init?(
-        _ weights: GPUWeights, kernels: GPUKernels, scratch: borrowing GPUScratch, context: Context,
-        stream: Stream
+        _ weights: GPUWeights, ranks: StepRanks? = nil, kernels: GPUKernels, scratch: borrowing GPUScratch,
+        context: Context, stream: Stream
     ) throws(CUDAError) {
         let configuration = weights.configuration
         let hidden = configuration.hiddenSize
         let neurons = configuration.feedForwardSize
-        guard Self.takes(configuration, weights, kernels) else { return nil }
+        let width = configuration.attentionWidth
+        guard Self.takes(configuration), weights.isWholeOnGPU, ranks != nil || width == hidden,
+            kernels.canDecodeStep(headDimension: configuration.headDimension, hiddenSize: hidden)
+        else { return nil }
         headDimension = configuration.headDimension
-        // Every block has some of the queries, keys and values, and of the neurons: that is how blocks know how far
-        // the others are.
-        blockCount = min(kernels.multiprocessorCount, divideUp(3 * hidden, 16), divideUp(neurons, 16))
-
-        let output = DecodeCut(inputs: hidden, outputs: hidden, blockCount: blockCount)
-        let fc2 = DecodeCut(inputs: neurons, outputs: hidden, blockCount: blockCount)
-        let parts = max(1, blockCount / configuration.headCount)
+        let cut = StepCut(configuration, blockCount: ranks?.blockCount ?? kernels.multiprocessorCount)
+        blockCount = cut.blockCount
+        let output = cut.output
+        let fc2 = cut.fc2
+        // What attention takes at once is never cut further: of few heads there would be more parts than it is worth.
+        let mostParts = ranks == nil ? blockCount : divideUp(configuration.maximumPositions, 128)
+        let parts = max(1, min(blockCount / configuration.headCount, mostParts))
         var set = DeviceLayout()
-        _ = set.add(3 * hidden * 2)
+        _ = set.add(3 * width * 2)
         let attended = set.add(configuration.headCount * parts * configuration.headDimension * 4)
         let attendedWeights = set.add(configuration.headCount * parts * 8)
-        let outputSums = set.add(output.slotCount * hidden * 4)
+        let outputSums = set.add(ranks == nil ? output.slotCount * hidden * 4 : 0)
         let neuronWords = set.add(neurons * 2)
-        let fc2Sums = set.add(fc2.slotCount * hidden * 4)
+        let fc2Sums = set.add(ranks == nil ? fc2.slotCount * hidden * 4 : 0)
         let exchangeByteCount = Int(TANDEM_GPU_DECODE_SETS) * set.byteCount
 
         var layout = DeviceLayout()
@@ -43,6 +50,9 @@ final class DecodeStepKernel: @unchecked Sendable {  // arguments are addresses
         let logitsMap = layout.add(MemoryLayout<TensorMap.Words>.size)
         let exchange = layout.add(exchangeByteCount)
         let counters = layout.add(8)
+        let slots = ranks.map { PeerSlots($0.shards, blockCount: $0.blockCount) }
+        let tiles = ranks.map { slots!.table(rank: $0.rank) } ?? []
+        let tileTable = layout.add(tiles.count * MemoryLayout<tandem_gpu_decode_tile>.stride)
         buffer = try DeviceBuffer(byteCount: layout.byteCount, context: context)
         let base = buffer.address
 
@@ -54,6 +64,7 @@ final class DecodeStepKernel: @unchecked Sendable {  // arguments are addresses
         try stream.uploadAndWait([logits.words], to: base + logitsMap)
         try stream.fill(base + exchange, with: 0xff, byteCount: exchangeByteCount)
         try stream.fill(base + counters, byteCount: 8)
+        if !tiles.isEmpty { try stream.uploadAndWait(tiles, to: base + tileTable) }
 
         arguments = tandem_gpu_decode(
             layers: base + layers, logits_map: base + logitsMap, row: 0, residual: scratch.residual,
@@ -68,24 +79,45 @@ final class DecodeStepKernel: @unchecked Sendable {  // arguments are addresses
             neurons: UInt32(neuronWords), fc2_sums: UInt32(fc2Sums), set_byte_count: UInt32(set.byteCount),
             pace: Self.pace(context.device), scale: configuration.queryScale,
             epsilon: OPTConfiguration.layerNormEpsilon)
+        rankArguments = ranks.map { ranks in
+            precondition(
+                ranks.shards[ranks.rank].configuration == configuration
+                    && ranks.peers.count <= Int(TANDEM_GPU_DECODE_RANKS)
+                    && ranks.peers.allSatisfy { $0 % 16 == 0 },
+                "DecodeStepKernel: these are not the weights, or not the memory, of rank \(ranks.rank)")
+            var a = tandem_gpu_decode_rank()
+            withUnsafeMutableBytes(of: &a.peers) { to in
+                ranks.peers.withUnsafeBytes { to.copyBytes(from: $0) }
+            }
+            a.tiles = base + tileTable
+            a.rank = UInt32(ranks.rank)
+            a.rank_count = UInt32(ranks.peers.count)
+            a.peer_fc2_sums = UInt32(slots!.fc2Offset)
+            a.peer_set_byte_count = UInt32(slots!.byteCount)
+            return a
+        }
     }
 
     /// From the residual stream in the scratch to the logits there. `row` is the address of a `tandem_gpu_row`.
     func enqueue(row: UInt64, kernels: GPUKernels, on stream: Stream) throws(CUDAError) {
         var arguments = arguments
         arguments.row = row
-        try kernels.decodeStep(arguments, headDimension: headDimension, blockCount: blockCount, on: stream)
+        guard var rankArguments else {
+            return try kernels.decodeStep(
+                arguments, headDimension: headDimension, blockCount: blockCount, on: stream)
+        }
+        rankArguments.step = arguments
+        try kernels.decodeStep(
+            rankArguments, headDimension: headDimension, blockCount: blockCount, on: stream)
     }
 
-    private static func takes(
-        _ configuration: OPTConfiguration, _ weights: GPUWeights, _ kernels: GPUKernels
-    ) -> Bool {
-        weights.isWholeOnGPU && configuration.normalizesBefore && configuration.hasFinalLayerNorm
-            && weights.projectIn == 0
+    /// Whether there may be a kernel for a model, or a rank's part of one, of this architecture and these sizes.
+    static func takes(_ configuration: OPTConfiguration) -> Bool {
+        configuration.normalizesBefore && configuration.hasFinalLayerNorm
+            && !configuration.hasEmbeddingProjections
             && configuration.layerCount <= Int(TANDEM_GPU_DECODE_LAYERS) && configuration.hiddenSize % 64 == 0
-            && configuration.feedForwardSize % 8 == 0
-            && kernels.canDecodeStep(
-                headDimension: configuration.headDimension, hiddenSize: configuration.hiddenSize)
+            && configuration.headCount > 0 && configuration.vocabularySize > 0
+            && configuration.feedForwardSize > 0 && configuration.feedForwardSize % 8 == 0
     }
 
     /// The cycles in which the memory brings every multiprocessor a stage, at 0.92 of its peak. Copies that are asked
@@ -102,6 +134,7 @@ final class DecodeStepKernel: @unchecked Sendable {  // arguments are addresses
     ) throws(CUDAError) -> [tandem_gpu_decode_layer] {
         let hidden = weights.configuration.hiddenSize
         let neurons = weights.configuration.feedForwardSize
+        let width = weights.configuration.attentionWidth
         var table: [tandem_gpu_decode_layer] = []
         for layer in weights.layers {
             let attention = layer.attention[0]
@@ -109,10 +142,10 @@ final class DecodeStepKernel: @unchecked Sendable {  // arguments are addresses
             table.append(
                 tandem_gpu_decode_layer(
                     qkv: try TensorMap(
-                        ofOutputsBy: hidden, at: attention.qkv, outputs: 3 * hidden, context: context
+                        ofOutputsBy: hidden, at: attention.qkv, outputs: 3 * width, context: context
                     ).words,
                     output: try TensorMap(
-                        ofInputs: hidden, by: hidden, at: attention.output, context: context
+                        ofInputs: width, by: hidden, at: attention.output, context: context
                     ).words,
                     fc1: try TensorMap(ofOutputsBy: hidden, at: mlp.fc1, outputs: neurons, context: context)
                         .words,
@@ -127,23 +160,49 @@ final class DecodeStepKernel: @unchecked Sendable {  // arguments are addresses
     }
 }
 
+/// How one GPU's blocks divide the products of a step.
+struct StepCut {
+    let blockCount: Int
+    let output, fc2: DecodeCut
+
+    /// - Parameter blockCount: the most there may be.
+    init(_ configuration: OPTConfiguration, blockCount: Int) {
+        let hidden = configuration.hiddenSize
+        let neurons = configuration.feedForwardSize
+        let width = configuration.attentionWidth
+        // Every block has some of the queries, keys and values, and of the neurons: that is how blocks know how far
+        // the others are.
+        self.blockCount = min(blockCount, divideUp(3 * width, 16), divideUp(neurons, 16))
+        output = DecodeCut(inputs: width, outputs: hidden, blockCount: self.blockCount)
+        fc2 = DecodeCut(inputs: neurons, outputs: hidden, blockCount: self.blockCount)
+    }
+}
+
 /// How a product of W [inputs, outputs] is cut over blocks, as `decode.cu` has it: stages of 64 outputs × 128 inputs,
 /// all of an output's one behind the other, dealt out evenly.
 struct DecodeCut {
     let participants: Int
-    /// The most blocks that have some of the same outputs.
-    let slotCount: Int
+    /// Of 64 outputs each.
+    let tileCount: Int
+    /// Stages of a tile.
+    private let depth: Int
 
     init(inputs: Int, outputs: Int, blockCount: Int) {
-        let depth = divideUp(inputs, 128)
-        let tiles = divideUp(outputs, 64)
-        let total = depth * tiles
-        let most = min(blockCount, total, (Int(TANDEM_GPU_DECODE_SLOTS) - 2) * tiles)
+        depth = divideUp(inputs, 128)
+        tileCount = divideUp(outputs, 64)
+        let total = depth * tileCount
+        let most = min(blockCount, total, (Int(TANDEM_GPU_DECODE_SLOTS) - 2) * tileCount)
         // A few blocks less, where all then have the same and no output has more parts than it must.
         participants = (most * 95 / 100...most).last { total % $0 == 0 } ?? most
-        let owner = { [participants] (stage: Int) in ((stage + 1) * participants - 1) / total }
-        slotCount = (0..<tiles).map { owner($0 * depth + depth - 1) - owner($0 * depth) + 1 }.max()!
     }
+
+    /// The most blocks that have some of the same outputs.
+    var slotCount: Int { (0..<tileCount).map(slotCount(ofTile:)).max()! }
+
+    /// The blocks that have some of a tile's outputs.
+    func slotCount(ofTile tile: Int) -> Int { owner(tile * depth + depth - 1) - owner(tile * depth) + 1 }
+
+    private func owner(_ stage: Int) -> Int { ((stage + 1) * participants - 1) / (depth * tileCount) }
 }
 
 extension TensorMap {

@@ -25,6 +25,7 @@ public final class FollowingRank {
             switch command {
             case .makeCache(let id, let capacities): caches[id] = try lane.makeCache(capacities: capacities)
             case .releaseCache(let id): caches[id] = nil
+            case .measureSums(let rowCount): _ = try (lane as? GPULane)?.measureSums(rowCount: rowCount)
             case .compute(let id):
                 guard let cache = caches[id] else {
                     throw ModelError(.group, "rank 0 uses a cache that this rank does not have")

@@ -8,14 +8,14 @@ import CUDAKernelImage
 final class GPUKernels: Sendable {
     let multiprocessorCount: Int
 
-    private let embedKernel, layerNormKernel, sampleKernel, waitKernel, signalKernel,
+    private let embedKernel, layerNormKernel, sampleKernel, allReduceKernel, waitKernel, signalKernel,
         readKernel: KernelFunction
     private let storeKernels, decodeKernels, prefillKernels: HeadDimensionKernels
     private let linearNormalizedKernel, linearClusterKernel: KernelFunction
     private let hasCopyEngine: Bool
     private let linearKernels, linearTransposedKernels: FewRowsKernels
     private let gemmKernels: GEMMKernels
-    private let decodeStepKernels: DecodeStepKernels?
+    private let decodeStepKernels, rankStepKernels: DecodeStepKernels?
     let boxes: BoxKernels?
     private let attentionRowsKernels: AttentionRowsKernels?
     let link: LinkKernels
@@ -29,6 +29,7 @@ final class GPUKernels: Sendable {
         embedKernel = try module.function(named: "tandem_kernel_embed")
         layerNormKernel = try module.function(named: "tandem_kernel_layer_norm")
         sampleKernel = try module.function(named: "tandem_kernel_sample")
+        allReduceKernel = try module.function(named: "tandem_kernel_all_reduce")
         waitKernel = try module.function(named: "tandem_kernel_wait")
         signalKernel = try module.function(named: "tandem_kernel_signal")
         readKernel = try module.function(named: "tandem_kernel_read")
@@ -38,7 +39,8 @@ final class GPUKernels: Sendable {
         linearKernels = try FewRowsKernels(module, "tandem_kernel_linear")
         linearTransposedKernels = try FewRowsKernels(module, "tandem_kernel_linear_transposed")
         gemmKernels = try GEMMKernels(module, multiprocessorCount: multiprocessorCount)
-        decodeStepKernels = hasCopyEngine ? try DecodeStepKernels(module) : nil
+        decodeStepKernels = hasCopyEngine ? try DecodeStepKernels(module, "tandem_kernel_decode") : nil
+        rankStepKernels = hasCopyEngine ? try DecodeStepKernels(module, "tandem_kernel_decode_ranks") : nil
         boxes = hasCopyEngine ? try BoxKernels(module) : nil
         attentionRowsKernels = hasCopyEngine ? try AttentionRowsKernels(module) : nil
         link = try LinkKernels(module)
@@ -160,7 +162,7 @@ final class GPUKernels: Sendable {
             isProgrammatic: true, arguments: a)
     }
 
-    /// Whether `decodeStep` takes a model of these sizes.
+    /// Whether `decodeStep` takes a model of these sizes, or a rank's part of one.
     func canDecodeStep(headDimension: Int, hiddenSize: Int) -> Bool {
         decodeStepKernels?.kernel(headDimension: headDimension, hiddenSize: hiddenSize) != nil
     }
@@ -169,11 +171,34 @@ final class GPUKernels: Sendable {
     func decodeStep(
         _ a: tandem_gpu_decode, headDimension: Int, blockCount: Int, on stream: Stream
     ) throws(CUDAError) {
+        try launch(
+            a, decodeStepKernels!.kernel(headDimension: headDimension, hiddenSize: Int(a.hidden))!,
+            blockCount: blockCount, on: stream)
+    }
+
+    /// The same of one rank's part of a model.
+    func decodeStep(
+        _ a: tandem_gpu_decode_rank, headDimension: Int, blockCount: Int, on stream: Stream
+    ) throws(CUDAError) {
+        try launch(
+            a, rankStepKernels!.kernel(headDimension: headDimension, hiddenSize: Int(a.step.hidden))!,
+            blockCount: blockCount, on: stream)
+    }
+
+    private func launch<Arguments: BitwiseCopyable>(
+        _ a: Arguments, _ kernel: KernelFunction, blockCount: Int, on stream: Stream
+    ) throws(CUDAError) {
         precondition(blockCount <= multiprocessorCount, "GPUKernels: \(blockCount) blocks")
-        let kernel = decodeStepKernels!.kernel(headDimension: headDimension, hiddenSize: Int(a.hidden))!
         try stream.launch(
             kernel, grid: (blockCount, 1, 1), block: Int(TANDEM_GPU_DECODE_BLOCK),
             sharedByteCount: Int(TANDEM_GPU_DECODE_SHARED_BYTES), isProgrammatic: true, arguments: a)
+    }
+
+    /// residual = the sum of all ranks' parts, through each other's memory.
+    func allReduce(_ a: tandem_gpu_all_reduce, on stream: Stream) throws(CUDAError) {
+        try stream.launch(
+            allReduceKernel, grid: (divideUp(Int(a.count), 512), 1, 1), block: 256, isProgrammatic: true,
+            arguments: a)
     }
 
     func sample(_ a: tandem_gpu_sample, on stream: Stream) throws(CUDAError) {
@@ -278,17 +303,17 @@ private struct AttentionRowsKernels: Sendable {
     }
 }
 
-/// The kernels of a whole decode step, in the image for 9.0 alone.
+/// The kernels of a whole decode step, of a model or of one rank's part, in the image for 9.0 alone.
 private struct DecodeStepKernels: Sendable {
     private let of64, of80, of128, of128Large: KernelFunction
     /// The largest hidden size of the kernels that have no larger sibling.
     private static let mostHidden = 4096
 
-    init(_ module: Module) throws(CUDAError) {
-        of64 = try module.function(named: "tandem_kernel_decode_64")
-        of80 = try module.function(named: "tandem_kernel_decode_80")
-        of128 = try module.function(named: "tandem_kernel_decode_128")
-        of128Large = try module.function(named: "tandem_kernel_decode_128_large")
+    init(_ module: Module, _ name: String) throws(CUDAError) {
+        of64 = try module.function(named: "\(name)_64")
+        of80 = try module.function(named: "\(name)_80")
+        of128 = try module.function(named: "\(name)_128")
+        of128Large = try module.function(named: "\(name)_128_large")
         for kernel in [of64, of80, of128, of128Large] {
             try kernel.setMaxDynamicSharedByteCount(Int(TANDEM_GPU_DECODE_SHARED_BYTES))
         }

@@ -74,7 +74,7 @@ extension GPULane {
     func computeWithCPU(
         _ part: any CPUPart, _ pass: Pass, _ cache: GPUKVCache, _ layout: StepBlock.Layout
     ) throws {
-        if !launchesStepwise {
+        if !launchesStepwise(pass) {
             try graph(for: pass, cache, layout).launch(on: stream)
             part.workers.pool.runUndisturbed(try withTestFault(part, of: part))
         } else {
@@ -145,7 +145,7 @@ extension GPULane {
                     timeout_nanoseconds: UInt64(link.limits.gpuSeconds * 1e9)), on: stream)
         }
         // Where the step goes kernel by kernel it is this thread that launches it, too, and the others are waiting.
-        if !launchesStepwise { return }
+        if !launchesStepwise(pass) { return }
         // The others do their share of the block first, and wait for this thread in it.
         if exchange.isFirst, let block = cpuShare?.attention(layer: exchange.layer) {
             cpuShare!.take(block, 0)
@@ -179,7 +179,7 @@ extension GPULane {
             )
         }
         // Where the step goes kernel by kernel it is this thread that launches it, too, and the others are waiting.
-        if !launchesStepwise { return }
+        if !launchesStepwise(pass) { return }
         if share.kind == .attention && cpuAttention?.hasExchanges(layer: share.layer) == true { return }
         cpuShare!.take(share, 0)
     }

@@ -9,8 +9,11 @@ extension GPULane {
         try stream.upload(block.input, to: scratch.step, byteCount: layout.byteCount)
         try span("embedding") { () throws(CUDAError) in try embed(pass, layout) }
         if isWhole(pass, cache) {
-            try stepKernel!.enqueue(row: scratch.step + UInt64(layout.rows), kernels: kernels, on: stream)
-            return try sample(pass, layout)
+            try span("decode step") { () throws(CUDAError) in
+                try stepKernel!.enqueue(row: scratch.step + UInt64(layout.rows), kernels: kernels, on: stream)
+            }
+            try gatherLogits(pass)
+            return try span("sampling") { () throws(CUDAError) in try sample(pass, layout) }
         }
         if let boxProducts, takesBoxes(pass, cache) {
             try enqueueInBoxes(boxProducts, pass, cache, layout)
@@ -33,9 +36,9 @@ extension GPULane {
     }
 
     /// Whether all layers and the logits are one kernel: one sequence's step, all of it in GPU memory. What is recorded
-    /// goes operation by operation, so that each is seen.
+    /// goes operation by operation, so that each is seen; but in a group, where it would have to on every rank.
     func isWhole(_ pass: Pass, _ cache: GPUKVCache) -> Bool {
-        stepKernel != nil && timeline == nil && pass.isDecode && pass.rowCount == 1
+        stepKernel != nil && (timeline == nil || group != nil) && pass.isDecode && pass.rowCount == 1
             && cache.heads.gpu.count == configuration.headCount
     }
 
@@ -62,7 +65,7 @@ extension GPULane {
                     inputs: UInt32(configuration.embeddingSize), outputs: UInt32(configuration.hiddenSize),
                     activation: 0, transposed: 0))
         }
-        try meet(pass)
+        try meet(0, pass)
     }
 
     // MARK: Blocks of a layer
@@ -108,7 +111,7 @@ extension GPULane {
         }
         if let share { try join(share, onto: scratch.sum, stride: hidden, adds: true, pass) }
         if sharesSlot { try releaseCache(layer: index, cache) }
-        try meet(pass)
+        try meet(2 * index + 1, pass)
         if !configuration.normalizesBefore { try normalize(layer.attentionNorm, pass, keeps: true) }
     }
 
@@ -196,7 +199,7 @@ extension GPULane {
         if let share {
             try join(share, onto: scratch.sum, stride: configuration.hiddenSize, adds: true, pass)
         }
-        try meet(pass)
+        try meet(2 * index + 2, pass)
         if !configuration.normalizesBefore { try normalize(layer.mlpNorm, pass, keeps: true) }
     }
 
@@ -258,22 +261,22 @@ extension GPULane {
         if let share {
             let columns = UInt64(cpuShare!.rows.lowerBound * 4)
             try join(
-                share, onto: scratch.logits + columns, stride: configuration.vocabularySize, adds: false,
+                share, onto: scratch.logits + columns, stride: logitsWidth, adds: false,
                 count)
         }
+        try gatherLogits(pass)
     }
 
     private func multiplyToLogits(x: UInt64, inputs: Int, _ piece: LogitsPiece, _ pass: Pass)
         throws(CUDAError)
     {
-        let vocabularySize = configuration.vocabularySize
         for first in stride(from: 0, to: pass.rowCount, by: Int(TANDEM_GPU_FEW_ROWS)) {
             let rows = min(Int(TANDEM_GPU_FEW_ROWS), pass.rowCount - first)
             try kernels.linear(
                 tandem_gpu_linear(
                     x: x + UInt64(first * inputs * 2), weights: piece.table, bias: 0,
-                    y: scratch.logits + UInt64((first * vocabularySize + piece.rows.lowerBound) * 4),
-                    x_stride: UInt32(inputs), y_stride: UInt32(vocabularySize), rows: UInt32(rows),
+                    y: scratch.logits + UInt64((first * logitsWidth + piece.rows.lowerBound) * 4),
+                    x_stride: UInt32(inputs), y_stride: UInt32(logitsWidth), rows: UInt32(rows),
                     inputs: UInt32(inputs), outputs: UInt32(piece.rows.count), activation: 0, y_is_float: 1,
                     is_resident: piece.source == .resident ? 1 : 0, residual: 0, norm_weight: 0, norm_bias: 0,
                     epsilon: 0, limit: .init()), on: stream)
@@ -287,7 +290,7 @@ extension GPULane {
                 tokens: block.tokensAddress, counter: scratch.counters,
                 step: scratch.step + UInt64(StepBlock.Layout.stepNumber),
                 sequence_number: block.finishedStepAddress, rows: UInt32(pass.logitsCount),
-                vocabulary: UInt32(configuration.vocabularySize)), on: stream)
+                vocabulary: UInt32(logitsWidth)), on: stream)
     }
 
     // MARK: Operations

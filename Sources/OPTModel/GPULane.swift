@@ -41,8 +41,12 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
     let group: GroupPart?
     /// How the parts' sums become the residual stream; nil for a whole model.
     let reducer: (any GPUReducer)?
+    /// What the ranks' step kernels hand each other goes through it; nil where steps are none of theirs.
+    private let stepMemory: StepMemory?
     /// What kept the processes from meeting.
     var groupError: CollectiveError?
+    /// The columns of a row of logits.
+    let logitsWidth: Int
     /// [logits rows, the whole vocabulary], where this process gets the parts' logits.
     private let groupLogits: HostBuffer?
     /// What is being recorded, if anything.
@@ -50,7 +54,7 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
     /// What a test lets go wrong.
     public var testFault: TestFault?
     private var graphs: [GraphKey: GraphExecutable] = [:]
-    private(set) var stepNumber: UInt32 = 0
+    var stepNumber: UInt32 = 0
     /// Passes that have begun to use streamed weights.
     private var passCount = 0
     /// `WorkerPool.moveCount` at the last step.
@@ -89,6 +93,8 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
     ///     off, to compare the two ways.
     ///   - library: multiplies many rows; nil for kernels of our own alone.
     ///   - group: the part of a model that the weights are; nil where they are all.
+    ///   - stepRanks: the group's ranks, where a decode step of one sequence is one kernel on each of them: all of what
+    ///     they have lies in GPU memory, weights and cache.
     ///   - cpu: threads that compute beside the GPU in decode steps: what the placement gives the CPU, and, where they are to,
     ///     attention over the cache in CPU memory, which else the GPU reads over PCIe. nil only where the placement gives
     ///     the CPU nothing.
@@ -96,11 +102,11 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
         _ weights: GPUWeights, context: Context, rowCapacity: Int = mostRows,
         segmentCapacity: Int = mostSequences, cacheSlotCount: Int = defaultCacheSlotCount,
         usesStepKernel: Bool = true, library: CUBLASLt? = nil, group: GroupPart? = nil,
-        cpu: CPUWorkers? = nil
+        stepRanks: StepRanks? = nil, cpu: CPUWorkers? = nil
     ) throws(ModelError) {
         precondition(
             group == nil || group!.shard.configuration == weights.configuration,
-            "GPULane: these are not the weights of rank \(group!.communicator.place.rank)")
+            "GPULane: these are not the weights of rank \(group!.place.rank)")
         self.group = group
         self.weights = weights
         self.context = context
@@ -109,6 +115,7 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
         self.cacheSlotCount = cacheSlotCount
         let configuration = weights.configuration
         self.configuration = configuration
+        logitsWidth = Self.logitsWidth(configuration, group)
         let hasDiskCache = !weights.placement.cacheHeads.disk.isEmpty
         do {
             kernels = try GPUKernels(context)
@@ -116,7 +123,8 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
             scratch = try GPUScratch(
                 configuration, rowCapacity: rowCapacity, logitsCapacity: segmentCapacity,
                 stepByteCount: StepBlock.Layout(rowCapacity: rowCapacity, hasDiskCache: hasDiskCache)
-                    .byteCount, hasOwnSum: group.map { !$0.isConductor } ?? false, context: context)
+                    .byteCount, hasOwnSum: group.map { !$0.isConductor } ?? false, logitsWidth: logitsWidth,
+                context: context)
             block = try StepBlock(rowCapacity: rowCapacity, hasDiskCache: hasDiskCache, context: context)
             // A row that lies on disk, with the blocks of the disk around it; two tables.
             tableRowStride =
@@ -125,19 +133,18 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
                     max(configuration.hiddenSize, configuration.embeddingSize) * 2)
             let needsRows = !weights.tokenTable.isMapped || !weights.positionTable.isMapped
             tableRows = try Self.pinned(needsRows ? 2 * rowCapacity * tableRowStride : 4096, context)
-            hostLogits = try Self.pinned(segmentCapacity * configuration.vocabularySize * 4, context)
+            hostLogits = try Self.pinned(segmentCapacity * logitsWidth * 4, context)
             cpuShare = try Self.cpuShare(
                 weights, cpu, rowCapacity: min(rowCapacity, segmentCapacity), context)
             cpuAttention = try Self.cpuAttention(
                 weights, cpu, rowCapacity: min(rowCapacity, segmentCapacity), partner: cpuShare?.link,
                 context)
             cpuPart = Self.cpuPart(cpuShare, cpuAttention)
-            reducer = try group.map {
-                try HostReducer(
-                    $0.communicator, mostCount: rowCapacity * configuration.hiddenSize, context: context)
-            }
+            reducer = try Self.reducer(
+                group, configuration, rowCapacity: rowCapacity, kernels: kernels, scratch: scratch,
+                block: block, context: context)
             groupLogits =
-                group == nil || !group!.isConductor
+                group == nil || !group!.isConductor || group!.gpus?.nccl != nil
                 ? nil
                 : try HostBuffer(byteCount: segmentCapacity * group!.shard.whole.vocabularySize * 4)
             try stream.fill(
@@ -148,10 +155,22 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
             } else {
                 libraryProducts = nil
             }
+            var stepRanks = stepRanks
+            if stepRanks == nil, usesStepKernel, let group {
+                stepMemory = try Self.stepMemory(group, weights, kernels: kernels, context: context)
+                stepRanks = stepMemory?.ranks
+            } else {
+                stepMemory = nil
+            }
             stepKernel =
-                usesStepKernel && group == nil
+                usesStepKernel && (group == nil || stepRanks != nil)
                 ? try DecodeStepKernel(
-                    weights, kernels: kernels, scratch: scratch, context: context, stream: stream) : nil
+                    weights, ranks: stepRanks, kernels: kernels, scratch: scratch, context: context,
+                    stream: stream) : nil
+            precondition(
+                stepRanks == nil
+                    || stepKernel != nil && weights.placement.cacheHeads.gpu.count == configuration.headCount,
+                "GPULane: the step kernel does not take what rank \(stepRanks!.rank) has")
             boxProducts =
                 usesStepKernel && group == nil
                 ? try BoxProducts(
@@ -252,8 +271,9 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
                 if weights.boundary != nil { cpuShare?.takeNeurons(from: boundary) }
                 cpuPart?.begin(batch, cache: cache, step: stepNumber, timeline: timeline)
             }
-            // Blocks of a whole step wait for each other: they must not share the GPU with those of another lane's.
-            if weights.streamer == nil && cpuPart == nil && !isWhole(pass, cache) {
+            // Blocks of a whole step wait for each other: they must not share the GPU with those of another lane's. Those of
+            // a group's wait for the other ranks', who in tests are lanes of the same process.
+            if weights.streamer == nil && cpuPart == nil && (!isWhole(pass, cache) || group != nil) {
                 try run(pass, cache, layout)
             } else {
                 try context.whileKernelsWait { try run(pass, cache, layout) }
@@ -273,7 +293,7 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
         if cpuPart == nil && testFault?.due == .gpuError { try failGPU(on: stream) }
         if pass.isDecode, let cpuPart {
             try computeWithCPU(cpuPart, pass, cache, layout)
-        } else if pass.isDecode && !launchesStepwise {
+        } else if pass.isDecode && !launchesStepwise(pass) {
             try graph(for: pass, cache, layout).launch(on: stream)
         } else {
             try enqueue(pass, cache, layout)
@@ -299,8 +319,11 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
     private func deliver(
         _ batch: StepBatch, _ body: (_ segment: StepBatch.Segment, _ output: LaneOutput) -> Void
     ) throws {
-        if let group { return try deliver(batch, group, body) }
-        let vocabularySize = configuration.vocabularySize
+        if let group {
+            if !gathersLogits { return try deliver(batch, group, body) }
+            if !group.isConductor { return }
+        }
+        let vocabularySize = logitsWidth
         var hasLogits = false
         for index in 0..<batch.segmentCount {
             let segment = batch.segments[index]
@@ -339,7 +362,7 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
         var all: UnsafeMutablePointer<Float>?
         if groupLogits != nil { all = groupLogits!.pointer() }
         for row in 0..<batch.logitsCount {
-            try group.communicator.gather(
+            try group.communicator!.gather(
                 own + row * count, counts: group.logitsCounts, to: all.map { $0 + row * wholeCount })
         }
         guard let all else { return }
@@ -376,6 +399,7 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
 
     private func checkProgress() throws {
         try weights.streamer?.check()
+        try group?.gpus?.nccl?.checkProgress()
         try checkFailure()
         if try stream.isIdle && block.finishedStep.pointee.load(ordering: .acquiring) != stepNumber {
             throw ModelError(.gpu, "the GPU ended step \(stepNumber) without choosing a token")
@@ -387,7 +411,7 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
         try weights.streamer?.check()
         throw ModelError(
             .gpu,
-            "what is streamed or read from disk did not arrive within \(Int(Self.timeoutSeconds)) s; the GPU gave up "
+            "what is streamed or read from disk\(group == nil ? "" : ", or another rank's sum,") did not arrive within \(Int(Self.timeoutSeconds)) s; the GPU gave up "
                 + "waiting")
     }
 

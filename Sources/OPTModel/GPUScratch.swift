@@ -32,10 +32,12 @@ struct GPUScratch: ~Copyable {
 
     static let counterCount = 65536
 
-    /// - Parameter hasOwnSum: blocks are not added to the residual stream.
+    /// - Parameters:
+    ///   - hasOwnSum: blocks are not added to the residual stream.
+    ///   - logitsWidth: the columns of a row of logits; nil for the vocabulary.
     init(
         _ configuration: OPTConfiguration, rowCapacity: Int, logitsCapacity: Int, stepByteCount: Int,
-        hasOwnSum: Bool = false, context: Context
+        hasOwnSum: Bool = false, logitsWidth: Int? = nil, context: Context
     ) throws(CUDAError) {
         var layout = DeviceLayout()
         let hidden = configuration.hiddenSize
@@ -47,7 +49,7 @@ struct GPUScratch: ~Copyable {
         let attended = layout.add(rowCapacity * hidden * 2)
         let neurons = layout.add(rowCapacity * configuration.feedForwardSize * 2)
         let narrow = layout.add(max(rowCapacity, logitsCapacity) * configuration.embeddingSize * 2)
-        let logits = layout.add(logitsCapacity * configuration.vocabularySize * 4)
+        let logits = layout.add(logitsCapacity * (logitsWidth ?? configuration.vocabularySize) * 4)
         let partials = layout.add(GPUKernels.mostSplits * Int(TANDEM_GPU_FEW_ROWS) * hidden * 4)
         let counters = layout.add(Self.counterCount * 4)
         let step = layout.add(stepByteCount)

@@ -4,11 +4,13 @@ enum GroupCommand {
     case releaseCache(id: UInt32)
     /// The batch is written to the `StepBatch` that the command was read with.
     case compute(cache: UInt32)
+    case measureSums(rowCount: Int)
 
     fileprivate enum Kind: UInt32 {
         case makeCache = 1
         case releaseCache = 2
         case compute = 3
+        case measureSums = 4
     }
 }
 
@@ -38,6 +40,11 @@ final class GroupCommandWriter {
     func releaseCache(id: UInt32) {
         begin(.releaseCache, wordCount: 2)
         append(id)
+    }
+
+    func measureSums(rowCount: Int) {
+        begin(.measureSums, wordCount: 2)
+        append(UInt32(rowCount))
     }
 
     func compute(_ batch: StepBatch, cache: UInt32) {
@@ -84,6 +91,8 @@ extension GroupCommand {
             self = .makeCache(id: id, capacities: (0..<count).map { _ in Int(reader.next()!) })
         case .releaseCache:
             self = .releaseCache(id: id)
+        case .measureSums:
+            self = .measureSums(rowCount: Int(id))
         case .compute:
             guard let count = reader.next(), reader.read(Int(count), into: batch) else { return nil }
             self = .compute(cache: id)

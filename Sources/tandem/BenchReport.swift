@@ -63,6 +63,8 @@ struct BenchReport: Codable {
     var ranks: [RankReport] = []
     /// What rank 0 spends of a decode step in all-reduces; nil where nobody measures it.
     var allReduceMillisecondsPerStep: Double?
+    /// What one of them costs alone, where GPUs do them.
+    var sumCost: Engine.SumCost?
 
     init(
         engine: Engine, generation: GenerationReport, promptLength: Int, generationLength: Int,
@@ -199,6 +201,13 @@ struct BenchReport: Codable {
             lines.append(
                 "all-reduces: \(allReduceMillisecondsPerStep.formatted(decimals: 3)) ms a token, waiting for the slowest rank "
                     + "included")
+        }
+        if let sumCost {
+            let milliseconds = sumCost.seconds * Double(sumCost.countPerStep) * 1e3
+            lines.append(
+                "one all-reduce of \((Double(sumCost.byteCount) / 1024).formatted(decimals: 0)) KB: "
+                    + "\((sumCost.seconds * 1e6).formatted(decimals: 2)) µs, \(sumCost.way); "
+                    + "\(sumCost.countPerStep) of them are \(milliseconds.formatted(decimals: 3)) ms a token")
         }
         lines += ranks.map(\.line)
         if let predictedPrefillSeconds, let predictedStepMilliseconds {

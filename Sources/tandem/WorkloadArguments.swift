@@ -84,6 +84,7 @@ struct WorkloadArguments: ParsableArguments {
         var result = BenchReport(
             engine: engine, generation: report, promptLength: promptLen, generationLength: genLen,
             limits: MachineLimits(medianOf: samples), ranks: try await engine.rankReports())
+        result.sumCost = try await engine.sumCost(batchSize: batchSize)
         result.startToFirstTokenSeconds = secondsBefore.map { $0 + report.prefillSeconds }
         result.limitsDate = remembered?.date
         if debugMode == .breakdown { result.breakdown = Breakdown(spans).lines }

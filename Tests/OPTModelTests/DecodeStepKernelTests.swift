@@ -45,6 +45,7 @@ import Testing
         var configuration = try #require(OPTConfiguration(publishedModel: "opt-125m"))
         configuration.layerCount = shape.layers
         configuration.headCount = shape.heads
+        configuration.headDimension = shape.hidden / shape.heads
         configuration.hiddenSize = shape.hidden
         configuration.embeddingSize = shape.hidden
         configuration.feedForwardSize = 4 * shape.hidden
@@ -55,6 +56,7 @@ import Testing
                 configuration, source: source, onGPU: try PlacementRequest(perLayerPercent: .allOnGPU),
                 usesStepKernel: $0)
         }
+        #expect(models.map { $0.gpuLane?.stepKernel != nil } == [true, false])
         for promptLength in [1, 130, 700] {
             let prompt = (0..<promptLength).map { Int32(($0 * 37 + 11) % configuration.vocabularySize) }
             let results = try models.map { try $0.decodeGreedily([prompt], steps: 9) }

@@ -290,6 +290,48 @@ extension EmulatedGPU {
             pointer(a.to, to: Float16.self), count: (Int(a.rows) - 1) * Int(a.stride) + Int(a.columns))
     }
 
+    static func allReduce(_ a: tandem_gpu_all_reduce) {
+        let (rank, ranks, count) = (Int(a.rank), Int(a.rank_count), Int(a.count))
+        let number = pointer(a.step, to: UInt32.self).pointee &* a.numbers_per_step &+ a.number &+ 1
+        let place = Int(number % 2) * ranks * Int(a.capacity)
+        let memory = withUnsafeBytes(of: a.memory) { Array($0.bindMemory(to: UInt64.self)) }
+        func word(_ owner: Int, part: Int, _ index: Int) -> UnsafeMutablePointer<Atomic<UInt64>> {
+            let address = memory[owner] + UInt64(8 * (place + part * Int(a.capacity) + index))
+            return UnsafeMutablePointer(bitPattern: UInt(address))!
+        }
+        let sum = pointer(a.sum, to: Float.self)
+        let own = Array(UnsafeBufferPointer(start: sum, count: count))
+        for peer in 0..<ranks where peer != rank {
+            for index in 0..<count {
+                let bits = UInt64(number) << 32 | UInt64(own[index].bitPattern)
+                word(peer, part: rank, index).pointee.store(bits, ordering: .releasing)
+            }
+        }
+        if a.clears != 0 { sum.update(repeating: 0, count: count) }
+        let end = ContinuousClock.now + .seconds(20)
+        var totals = [Float](repeating: 0, count: count)
+        for part in 0..<ranks {
+            for index in 0..<count {
+                if part == rank {
+                    totals[index] += own[index]
+                    continue
+                }
+                var bits = word(rank, part: part, index).pointee.load(ordering: .acquiring)
+                while UInt32(bits >> 32) != number {
+                    if ContinuousClock.now > end || lossStatus != 0 {
+                        flag(a.failure).pointee.store(1, ordering: .releasing)
+                        return
+                    }
+                    sched_yield()
+                    bits = word(rank, part: part, index).pointee.load(ordering: .acquiring)
+                }
+                totals[index] += Float(bitPattern: UInt32(truncatingIfNeeded: bits))
+            }
+        }
+        pointer(a.residual, to: Float.self).update(from: totals, count: count)
+        spoil(pointer(a.residual, to: Float.self), count: count)
+    }
+
     static func read(_ a: tandem_gpu_read) {
         let words = UnsafeBufferPointer(
             start: pointer(a.bytes, to: UInt32.self), count: Int(a.byte_count) / 16 * 4)

@@ -10,6 +10,9 @@ final class EmulatedStream: @unchecked Sendable {  // `work` and `isClosed` are 
     private var work: [() -> Void] = []
     private var isClosed = false
 
+    /// Of the context that was current when it was made: every context is a GPU of its own.
+    private let gpu = EmulatedGPU.currentContext
+
     /// Those that have not ended, closed ones too.
     private static let all = Mutex<[EmulatedStream]>([])
 
@@ -58,9 +61,10 @@ final class EmulatedStream: @unchecked Sendable {  // `work` and `isClosed` are 
         }
     }
 
-    /// Waits for all streams, as the driver does before it frees memory.
+    /// Waits for all streams of the current context's GPU, as the driver does before it frees memory.
     static func synchronizeAll() {
-        for stream in all.withLock({ $0 }) { stream.synchronize() }
+        let gpu = EmulatedGPU.currentContext
+        for stream in all.withLock({ $0 }) where stream.gpu == gpu { stream.synchronize() }
     }
 }
 
@@ -118,10 +122,53 @@ extension EmulatedGPU {
         case "cuEventRecord": unsafeBitCast(record, to: UnsafeMutableRawPointer.self)
         case "cuEventQuery": unsafeBitCast(queryEvent, to: UnsafeMutableRawPointer.self)
         case "cuEventSynchronize": unsafeBitCast(synchronizeEvent, to: UnsafeMutableRawPointer.self)
+        case "cuDevicePrimaryCtxRetain": unsafeBitCast(makeContext, to: UnsafeMutableRawPointer.self)
+        case "cuCtxSetCurrent": unsafeBitCast(setContext, to: UnsafeMutableRawPointer.self)
+        case "cuCtxPushCurrent_v2": unsafeBitCast(pushContext, to: UnsafeMutableRawPointer.self)
+        case "cuCtxPopCurrent_v2": unsafeBitCast(popContext, to: UnsafeMutableRawPointer.self)
         case "cuEventElapsedTime": unsafeBitCast(elapsed, to: UnsafeMutableRawPointer.self)
         default: nil
         }
     }
+
+    // MARK: Contexts
+
+    private static let contextCount = Atomic<Int>(0)
+    /// Of every thread, the contexts that it has pushed, the current one last; 0 for none.
+    private static let contexts = Mutex<[pthread_t: [Int]]>([:])
+
+    static var currentContext: Int { contexts.withLock { $0[pthread_self()]?.last ?? 0 } }
+
+    private static let makeContext: @convention(c) (UnsafeMutablePointer<OpaquePointer?>, Int32) -> CUresult =
+        {
+            handle, _ in
+            handle.pointee = OpaquePointer(
+                bitPattern: contextCount.wrappingAdd(1, ordering: .relaxed).newValue)
+            return 0
+        }
+
+    private static let setContext: @convention(c) (OpaquePointer?) -> CUresult = { handle in
+        contexts.withLock {
+            var stack = $0[pthread_self()] ?? [0]
+            stack[stack.count - 1] = Int(bitPattern: handle)
+            $0[pthread_self()] = stack
+        }
+        return 0
+    }
+
+    private static let pushContext: @convention(c) (OpaquePointer?) -> CUresult = { handle in
+        contexts.withLock { $0[pthread_self(), default: [0]].append(Int(bitPattern: handle)) }
+        return 0
+    }
+
+    private static let popContext: @convention(c) (UnsafeMutablePointer<OpaquePointer?>) -> CUresult = {
+        handle in
+        handle.pointee = OpaquePointer(
+            bitPattern: contexts.withLock { $0[pthread_self(), default: [0]].popLast() ?? 0 })
+        return 0
+    }
+
+    // MARK: Streams
 
     private static let makeStream:
         @convention(c) (UnsafeMutablePointer<OpaquePointer?>, UInt32, Int32) -> CUresult = { handle, _, _ in

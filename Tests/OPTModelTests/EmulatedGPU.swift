@@ -235,6 +235,8 @@ enum EmulatedGPU {
             publish(arguments.load(as: tandem_gpu_publish.self))
         } else if name == "join" {
             join(arguments.load(as: tandem_gpu_join.self))
+        } else if name == "all_reduce" {
+            allReduce(arguments.load(as: tandem_gpu_all_reduce.self))
         } else if name == "await" {
             take(arguments.load(as: tandem_gpu_await.self))
         } else if name == "read" {

@@ -1,3 +1,4 @@
+import CUDA
 import Collectives
 import Glibc
 import HostRuntime
@@ -157,13 +158,14 @@ func inThreadGroup(
             }
         }
     }
-    defer {
-        group.end()
-        for thread in threads { pthread_join(thread, nil) }
+    do {
+        defer {
+            group.end()
+            for thread in threads { pthread_join(thread, nil) }
+        }
+        let conductor = try model(group.communicator(0), group.channel(0))
+        try body(conductor, group)
     }
-    let conductor = try model(group.communicator(0), group.channel(0))
-    try body(conductor, group)
-    group.end()
     return errors.withLock(\.self)
 }
 
@@ -194,6 +196,17 @@ extension EmulatedGPUTests {
         func `tokens are those of transformers, wherever each process has its part`(
             golden: GoldenCase, split: Int
         ) throws {
+            try check(golden, split, oneShot: false)
+        }
+
+        @Test(arguments: cases, 0..<splits.count)
+        func `tokens are the same where sums go through the memory of all GPUs`(
+            golden: GoldenCase, split: Int
+        ) throws {
+            try check(golden, split, oneShot: true)
+        }
+
+        private func check(_ golden: GoldenCase, _ split: Int, oneShot: Bool) throws {
             EmulatedGPU.isConcurrent = true
             defer { EmulatedGPU.isConcurrent = false }
             let split = Self.splits[split]
@@ -206,11 +219,18 @@ extension EmulatedGPUTests {
                         cachePercent: split.cache)
                 } ?? PlacementRequest(perLayerPercent: weights, cachePercent: split.cache)
             let folder = golden.folder
-            let errors = try inThreadGroup(of: 2 + golden.prompts[0].ids.count % 3) {
+            let size = 2 + golden.prompts[0].ids.count % 3
+            let memories = try (0..<(oneShot ? size : 0)).map { _ in
+                try PeerMemory(
+                    byteCount: GPUExchange.memoryByteCount(size), context: try EmulatedGPU.context())
+            }
+            for memory in memories { try memory.open(memories) }
+            let errors = try inThreadGroup(of: size) {
                 try LoadedModel(
                     folder, group: $0, channel: $1, onGPU: request, context: try EmulatedGPU.context(),
+                    memory: oneShot ? memories[$0.place.rank] : nil,
                     cpu: split.computation == nil ? nil : .init(workerCount: 1))
-            } _: { model, _ in
+            } _: { model, group in
                 // A prompt alone, then all of them as a ragged batch.
                 let alone = try model.decodeGreedily([golden.prompts[3].ids], steps: 8)
                 #expect(alone.tokens[0] == Array(golden.prompts[3].tokens.prefix(8)))
@@ -220,8 +240,54 @@ extension EmulatedGPUTests {
                 for (tokens, prompt) in zip(batch.tokens, golden.prompts) {
                     #expect(tokens == Array(prompt.tokens.prefix(6)))
                 }
+                // All of them are small.
+                #expect((group.reduceCount == 0) == oneShot)
             }
             #expect(errors.allSatisfy { $0 == nil }, "\(errors)")
         }
     }
+}
+
+/// The same on the GPUs of this machine, one for each rank, with all that NVLink and PCIe do.
+@Suite(.serialized, .enabled(if: SeveralGPUs.count > 1, "there is no second GPU")) struct SeveralGPUsTests {
+    static let cases = GroupTests.cases
+    static let splits = EmulatedGPUTests.GPUGroupTests.splits
+
+    @Test(arguments: cases, 0..<splits.count)
+    func `tokens are those of transformers, wherever each GPU has its part`(
+        golden: GoldenCase, split: Int
+    ) throws {
+        let split = Self.splits[split]
+        let weights = Array(repeating: split.weights, count: 4).flatMap(\.self)
+        let request =
+            try split.computation.map {
+                try PlacementRequest(
+                    perLayerWeightPercent: weights,
+                    perLayerComputationPercent: Array(repeating: $0, count: 4), cachePercent: split.cache)
+            } ?? PlacementRequest(perLayerPercent: weights, cachePercent: split.cache)
+        let folder = golden.folder
+        for size in 2...min(4, SeveralGPUs.count) {
+            let contexts = try (0..<size).map { try Context(device: CUDADriver.load().device($0)) }
+            let memories = try contexts.map {
+                try PeerMemory(byteCount: GPUExchange.memoryByteCount(size), context: $0)
+            }
+            for memory in memories { try memory.open(memories) }
+            let errors = try inThreadGroup(of: size) {
+                try LoadedModel(
+                    folder, group: $0, channel: $1, onGPU: request, context: contexts[$0.place.rank],
+                    memory: memories[$0.place.rank],
+                    cpu: split.computation == nil ? nil : .init(workerCount: 1))
+            } _: { model, _ in
+                let alone = try model.decodeGreedily([golden.prompts[3].ids], steps: golden.steps)
+                #expect(alone.tokens[0] == golden.prompts[3].tokens)
+                let batch = try model.decodeGreedily(golden.prompts.map(\.ids), steps: golden.steps)
+                for (tokens, prompt) in zip(batch.tokens, golden.prompts) { #expect(tokens == prompt.tokens) }
+            }
+            #expect(errors.allSatisfy { $0 == nil }, "\(errors)")
+        }
+    }
+}
+
+enum SeveralGPUs {
+    static let count = (try? CUDADriver.load().deviceCount) ?? 0
 }

@@ -59,24 +59,38 @@ struct LoadedModel {
     }
 
     /// The same on a GPU, with the part's weights as `request` has them.
+    ///
+    /// - Parameter memory: for sums that go in one shot; nil where they go through the communicator.
     init(
         _ folder: FilePath, group: any Communicator, channel: any CommandChannel,
-        onGPU request: PlacementRequest, context: Context, cpu: CPUPart? = nil
+        onGPU request: PlacementRequest, context: Context, memory: PeerMemory? = nil, cpu: CPUPart? = nil
     ) throws {
-        configuration = try OPTConfiguration(folder: folder)
+        try self.init(
+            OPTConfiguration(folder: folder), source: try CheckpointFiles(folder: folder), group: group,
+            channel: channel, onGPU: request, context: context, memory: memory, cpu: cpu)
+    }
+
+    /// - Parameter stepRanks: decode steps of one sequence are one kernel of each rank.
+    init(
+        _ configuration: OPTConfiguration, source: some TensorSource, group: any Communicator,
+        channel: any CommandChannel, onGPU request: PlacementRequest, context: Context,
+        memory: PeerMemory? = nil, cpu: CPUPart? = nil, stepRanks: StepRanks? = nil
+    ) throws {
+        self.configuration = configuration
         pool = WorkerPool(workerCount: cpu?.workerCount ?? 1)
-        let part = GroupPart(configuration, group)
+        let part = GroupPart(
+            configuration, group.place, communicator: group,
+            gpus: memory.map { GPUExchange(group.place, memory: $0) })
         let weights = try GPULane.loadWeights(
             part.shard.configuration, placement: Placement(part.shard.configuration.shape, request),
-            from: try ShardSource(try CheckpointFiles(folder: folder), part.shard), pool: pool,
-            kernels: fastestKernels!, context: context,
+            from: try ShardSource(source, part.shard), pool: pool, kernels: fastestKernels!, context: context,
             options: GPUWeights.Options(offloadFolder: "/var/tmp")
         ) { _, _ in }
         gpuWeights = weights
         let workers = CPUWorkers(
             pool, kernels: fastestKernels!, computesCache: !weights.placement.computesOnCPU)
         let lane = try GPULane(
-            weights, context: context, group: part, cpu: cpu == nil ? nil : workers)
+            weights, context: context, group: part, stepRanks: stepRanks, cpu: cpu == nil ? nil : workers)
         decoder = group.place.rank == 0 ? Decoder(ConductingLane(lane, channel: channel)) : Decoder(lane)
     }
 

@@ -24,6 +24,9 @@ typedef uint64_t tandem_device_pointer;
 
 enum { TANDEM_GPU_IDENTITY = 0, TANDEM_GPU_RELU = 1, TANDEM_GPU_GELU = 2 };
 
+/// The most ranks that write into each other's memory.
+#define TANDEM_GPU_MOST_RANKS 8
+
 /// The most rows that the kernels of few rows take.
 #define TANDEM_GPU_FEW_ROWS 32
 
@@ -254,6 +257,28 @@ typedef struct {
 #define TANDEM_GPU_DECODE_BLOCK 384
 #define TANDEM_GPU_DECODE_SHARED_BYTES 226496
 
+/// The most ranks whose sums meet in the kernel.
+#define TANDEM_GPU_DECODE_RANKS 8
+
+/// Where the sums of 64 outputs lie that this rank's blocks write, and how many there are of all ranks.
+typedef struct {
+  uint8_t first_slot, slot_count;
+} tandem_gpu_decode_tile;
+
+/// The same step of one rank's part of a model, whose heads, neurons and rows of the vocabulary `step`
+/// counts. All ranks begin with the same residual stream, and none begins a step before all have ended the
+/// one before.
+typedef struct {
+  tandem_gpu_decode step;  // `output_sums` and `fc2_sums` are not used
+  /// Where this rank's GPU has each rank's memory for what ranks hand each other: TANDEM_GPU_DECODE_SETS of
+  /// `peer_set_byte_count`, all bits set before and after. In each the sums of the output projection, fp32
+  /// [slots, hidden], and from `peer_fc2_sums` on those of fc2. Slots of an output are rank 0's first, then
+  /// rank 1's and so on, as `tiles` has them: they are the same in the memory of all ranks.
+  tandem_device_pointer peers[TANDEM_GPU_DECODE_RANKS];
+  tandem_device_pointer tiles;  // tandem_gpu_decode_tile [2: output projection, fc2][hidden / 64]
+  uint32_t rank, rank_count, peer_fc2_sums, peer_set_byte_count;
+} tandem_gpu_decode_rank;
+
 /// How the token of one row is chosen: as the host's sampler does it, draw included.
 typedef struct {
   /// 0: greedy.
@@ -345,6 +370,24 @@ typedef struct {
   uint64_t timeout_nanoseconds;
 } tandem_gpu_join;
 enum { TANDEM_GPU_WAITED_TOO_LONG = 1 };
+
+/// residual[i] = the sum over all ranks of their sum[i], in the order of ranks; residual may be sum. `memory`
+/// is what each rank has of the kind [2][ranks][capacity] x (word, number), zeros at first, as this rank's
+/// GPU sees it; the own one is at `rank`. The number of an all-reduce is *step * numbers_per_step + number +
+/// 1; consecutive ones must not both be even or odd. With `clears` sum becomes zeros. Grid: a thread for two
+/// elements. Block: 256.
+typedef struct {
+  tandem_device_pointer sum;       // fp32 [count]
+  tandem_device_pointer residual;  // fp32 [count]
+  tandem_device_pointer step;      // uint32
+  tandem_device_pointer failure;   // uint32, mapped: 1 where a part did not come in time
+  tandem_device_pointer memory[TANDEM_GPU_MOST_RANKS];
+  uint32_t count, capacity;  // elements; the latter a multiple of two
+  uint32_t rank, rank_count;
+  uint32_t number, numbers_per_step;
+  uint32_t clears;
+  uint64_t timeout_nanoseconds;
+} tandem_gpu_all_reduce;
 
 /// Reads every 16 bytes once and adds up a digest: what decode is measured against. Block: 512.
 typedef struct {

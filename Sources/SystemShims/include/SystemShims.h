@@ -5,6 +5,15 @@
 
 #include <stdint.h>
 
+/// Bytes that libraries take by value: the driver's name for memory of another process, and NCCL's for a
+/// group.
+typedef struct {
+  uint8_t bytes[64];
+} tandem_bytes_64;
+typedef struct {
+  uint8_t bytes[128];
+} tandem_bytes_128;
+
 /// Tells the processor that this is a spin loop: frees the sibling hyper-thread and saves power.
 static inline void tandem_spin_hint(void) {
 #if defined(__x86_64__)
