@@ -31,9 +31,6 @@ public final class NCCLCommunicator: @unchecked Sendable {  // used by one threa
         self.handle = handle
     }
 
-    /// Without waiting for the others.
-    deinit { _ = library.abort(handle) }
-
     /// result = the sum over all processes of `values`, fp32; both may be the same memory.
     public func allReduce(
         _ values: UInt64, to result: UInt64, count: Int, on stream: OpaquePointer?

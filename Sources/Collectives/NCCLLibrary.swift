@@ -10,7 +10,6 @@ final class NCCLLibrary: @unchecked Sendable {  // addresses of code
     let version: String
     let getUniqueID: @convention(c) (UnsafeMutablePointer<tandem_bytes_128>) -> Status
     let initRank: @convention(c) (UnsafeMutablePointer<Handle>, Int32, tandem_bytes_128, Int32) -> Status
-    let abort: @convention(c) (Handle) -> Status
     let errorString: @convention(c) (Status) -> UnsafePointer<CChar>?
     let lastError: (@convention(c) (Handle) -> UnsafePointer<CChar>?)?
     let asynchronousError: @convention(c) (Handle, UnsafeMutablePointer<Status>) -> Status
@@ -53,7 +52,6 @@ final class NCCLLibrary: @unchecked Sendable {  // addresses of code
         version = "NCCL \(number / 10000).\(number / 100 % 100).\(number % 100)"
         getUniqueID = try function("ncclGetUniqueId")
         initRank = try function("ncclCommInitRank")
-        abort = try function("ncclCommAbort")
         errorString = try function("ncclGetErrorString")
         lastError = dlsym(library, "ncclGetLastError").map {
             unsafeBitCast($0, to: (@convention(c) (Handle) -> UnsafePointer<CChar>?).self)

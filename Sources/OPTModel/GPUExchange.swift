@@ -35,7 +35,9 @@ public struct GPUExchange: Sendable {
         self.place = place
         self.allGather = allGather
         try context.makeCurrent()
-        nccl = try Self.connect(place, allGather)
+        let nccl = try Self.connect(place, allGather)
+        try Self.warmUp(nccl, context)
+        self.nccl = nccl
         memory =
             choice == .nccl
             ? nil
@@ -81,6 +83,22 @@ public struct GPUExchange: Sendable {
             throw CollectiveError(.missingLibrary, "rank \(missing) has no NCCL", isSaidElsewhere: true)
         }
         return try NCCLCommunicator(place, name: names[0])
+    }
+
+    /// NCCL connects the GPUs when it first needs to, anew for small and large sums and for gathering: 1.5 s, which the first
+    /// prompt would wait for.
+    private static func warmUp(_ nccl: NCCLCommunicator, _ context: Context) throws {
+        let stream = try Stream(context: context)
+        let counts = GatherCounts(Array(repeating: 1, count: nccl.place.size))
+        let large = 4 << 20
+        let memory = try DeviceBuffer(byteCount: large * 4, context: context)
+        try stream.fill(memory.address, byteCount: memory.byteCount)
+        for count in [1, mostCount, large] {
+            try nccl.allReduce(memory.address, to: memory.address, count: count, on: stream.libraryHandle)
+        }
+        try nccl.gather(
+            rows: 1, of: memory.address, counts: counts, to: memory.address, on: stream.libraryHandle)
+        try stream.synchronize()
     }
 
     private static func makeMemory(

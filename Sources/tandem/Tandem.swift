@@ -24,7 +24,12 @@ struct Tandem: AsyncParsableCommand {
             } else {
                 try command.run()
             }
-            CurrentGroup.end()
+            if CurrentGroup.exists {
+                CurrentGroup.end()
+                // What libraries do at a process's end may wait for ranks that have gone.
+                fflush(nil)
+                _exit(EXIT_SUCCESS)
+            }
         } catch {
             if let rank = Launcher.current?.claim.rank, rank > 0, !CurrentGroup.exists { leaveQuietly(error) }
             if isClean(error) { exit(withError: error) }
