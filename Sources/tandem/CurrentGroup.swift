@@ -13,6 +13,9 @@ enum CurrentGroup {
     /// The others' ends that come later are the launcher's doing, and no news.
     private static let newsSeconds = 0.6
 
+    /// This process ends because of another.
+    private static let isEnding = Atomic<Bool>(false)
+
     static var exists: Bool { group.withLock { $0 != nil } }
 
     static func set(_ new: ProcessGroup) {
@@ -34,11 +37,12 @@ enum CurrentGroup {
 
     /// Ends this process because of another.
     @Sendable static func end(after failure: ControlLink.Failure) {
+        isEnding.store(true, ordering: .relaxed)
         let request = endRequest.load(ordering: .relaxed)
         let isNews = request == 0 || Double(now &- request) < newsSeconds * 1e9
         if failure.speaks && isNews { writeToStandardError("Error: \(failure.sentence)\n") }
-        // Before the launcher ends the one that speaks.
-        if !failure.speaks { usleep(300_000) }
+        // A launcher ends all ranks with the first, and the one that speaks may see the failure a little later.
+        if !failure.speaks { usleep(1_500_000) }
         _exit(EXIT_FAILURE)
     }
 
@@ -66,6 +70,7 @@ enum CurrentGroup {
         if (error as? ModelError)?.code == .group || code == .lostRank || code == .library { sleep(2) }
         // What goes wrong on all ranks rank 0 says.
         if !group.isConductor { usleep(500_000) }
+        while isEnding.load(ordering: .relaxed) { sleep(1) }
         say()
         group.fail(sentence)
     }
