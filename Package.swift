@@ -74,7 +74,7 @@ let package = Package(
         .testTarget(
             name: "EngineTests",
             dependencies: [
-                "Engine", "OPTModel", "Placement", "CUDAKernelImage", "AllocationCounter",
+                "Engine", "OPTModel", "Placement", "Collectives", "CUDAKernelImage", "AllocationCounter",
                 "AllocationsOfThreads",
                 .product(name: "SystemPackage", package: "swift-system"),
             ]),

@@ -30,10 +30,12 @@ extension LaneChoice {
     ) async throws {
         let isPlaced = options.placement != nil || options.cacheShares != nil
         let start = ContinuousClock.now
+        let survey = options.computesOn == .cpu ? nil : try options.group.map { try GPUSurvey($0) }
         let context: Context
         do {
             if options.computesOn == .cpu { throw EngineError(.noGPU, "the CPU is to compute alone") }
-            context = try Context(device: Self.device(of: options.group))
+            let driver = try CUDADriver.load()
+            context = try Context(device: driver.device(survey?.deviceIndex() ?? 0))
         } catch let error as CollectiveError {
             throw error
         } catch {
@@ -54,7 +56,8 @@ extension LaneChoice {
             ModelShard(configuration, rank: $0.place.rank, of: $0.place.size).configuration
         }
         let choosing = GPUChoice(
-            configuration: part ?? configuration, options: options, context: context)
+            configuration: part ?? configuration, options: options, context: context,
+            measuresMachine: survey?.measuresMachines ?? false)
         let gpu = try await choosing.choose(notice: notice)
         self.init(
             gpu: gpu, threadCount: gpu.plan?.threadCount ?? Self.threadCount(for: gpu.placement.request),
@@ -63,21 +66,6 @@ extension LaneChoice {
                 LoadingReport.Phase(
                     name: "placement", seconds: start.duration(to: .now).seconds - contextSeconds),
             ])
-    }
-
-    /// The first GPU; of a machine's processes that share a model, each has its own.
-    private static func device(of group: ProcessGroup?) throws -> Device {
-        let driver = try CUDADriver.load()
-        guard let place = group?.place else { return try driver.device() }
-        if place.localRank >= driver.deviceCount {
-            let count = driver.deviceCount
-            throw CollectiveError(
-                .disagreement,
-                "rank \(place.rank) is number \(place.localRank + 1) of its machine, which has \(count) "
-                    + "\(count == 1 ? "GPU" : "GPUs"): start no more ranks there than it has GPUs, or give --device cpu"
-            )
-        }
-        return try driver.device(place.localRank)
     }
 
     private static func threadCount(for request: PlacementRequest) -> Int? {
@@ -91,6 +79,8 @@ private struct GPUChoice {
     let configuration: OPTConfiguration
     let options: Engine.Options
     let context: Context
+    /// Whatever is remembered of the machine.
+    let measuresMachine: Bool
 
     func choose(notice: (String) -> Void) async throws -> LaneChoice.GPU {
         let shape = configuration.shape
@@ -108,7 +98,8 @@ private struct GPUChoice {
             return choice(whole)
         }
         let profile = try await HardwareProfiler.profileOfMachine(
-            offloadFolder: options.offloadFolder, gpuIndex: context.device.index, notice: notice)
+            offloadFolder: options.offloadFolder, measuresAgain: measuresMachine,
+            gpuIndex: context.device.index, notice: notice)
         let planner = PlacementPlanner(
             shape: shape, budget: budget, working: working, hardware: profile, workload: workload,
             threadCount: options.threadCount)
