@@ -45,6 +45,8 @@ public final class ControlLink: CommandChannel, @unchecked Sendable {
         public var stallSeconds = 8.0
         /// All ranks wait for each other: what they exchange results with is at fault.
         public var jamSeconds = 30.0
+        /// How long a rank may still be in a step when rank 0 has ended.
+        public var leaveSeconds = 4.0
 
         public init() {}
     }
@@ -81,6 +83,8 @@ public final class ControlLink: CommandChannel, @unchecked Sendable {
     private let onFailure: @Sendable (Failure) -> Void
     /// The link has ended, one way or the other.
     private let isOver = Atomic<Bool>(false)
+    /// This rank has seen rank 0's end among its commands.
+    private let hasLeft = Atomic<Bool>(false)
     /// All ranks wait for commands, or have: rank 0's view.
     private var areReady = false
     private var isReady = false
@@ -146,7 +150,9 @@ public final class ControlLink: CommandChannel, @unchecked Sendable {
             while true {
                 let (kind, count) = try conductor.commands.readHeader(polls: Self.polls)
                 switch kind {
-                case .end: return false
+                case .end:
+                    hasLeft.store(true, ordering: .releasing)
+                    return false
                 case .question: try conductor.commands.write(.reply, statement.withLock(\.self)())
                 default:
                     try conductor.commands.read(count, into: &buffer)
@@ -179,7 +185,7 @@ public final class ControlLink: CommandChannel, @unchecked Sendable {
         if isOver.exchange(true, ordering: .acquiringAndReleasing) { return }
         for peer in peers {
             try? peer.news.write(.end)
-            try? peer.commands.write(.end)
+            peer.commands.writeIfIdle(.end)
         }
     }
 
@@ -220,7 +226,7 @@ public final class ControlLink: CommandChannel, @unchecked Sendable {
                     return giveUp(Failure(speaks: true, sentence: String(decoding: bytes, as: UTF8.self)))
                 case .end:
                     isOver.store(true, ordering: .releasing)
-                    return
+                    return leaveLate()
                 default: return
                 }
             }
@@ -232,6 +238,13 @@ public final class ControlLink: CommandChannel, @unchecked Sendable {
                         "rank \(peer.rank) on \(peer.hostName) ended without a word (killed, or out of memory?): "
                         + "all ranks stop"))
         }
+    }
+
+    /// Rank 0 may have ended in the midst of a step, in which this rank would wait for it.
+    private func leaveLate() {
+        usleep(UInt32(limits.leaveSeconds * 1e6))
+        if hasLeft.load(ordering: .acquiring) { return }
+        onFailure(Failure(speaks: false, sentence: "rank 0 has ended"))
     }
 
     /// Whether this rank speaks for one that cannot: rank 0 does, and for rank 0, rank 1.

@@ -32,6 +32,21 @@ enum Frame {
 
 extension Socket {
     func write(_ kind: Frame.Kind, _ bytes: UnsafeRawBufferPointer) throws(Failure) {
+        // Beats, commands and the end come from different threads.
+        let result = frames.withLock { _ in
+            Result { () throws(Failure) in try writeFrame(kind, bytes) }
+        }
+        try result.get()
+    }
+
+    /// The same where no other frame is under way; nothing is written where one is.
+    func writeIfIdle(_ kind: Frame.Kind) {
+        _ = frames.withLockIfAvailable { _ in
+            try? writeFrame(kind, UnsafeRawBufferPointer(start: nil, count: 0))
+        }
+    }
+
+    private func writeFrame(_ kind: Frame.Kind, _ bytes: UnsafeRawBufferPointer) throws(Failure) {
         var header = (kind.rawValue.littleEndian, UInt32(bytes.count).littleEndian)
         let result = withUnsafeBytes(of: &header) { header in
             Result { () throws(Failure) in try write(header, hasMore: !bytes.isEmpty) }

@@ -8,15 +8,15 @@ final class MPILibrary: @unchecked Sendable {  // addresses of code
     typealias Status = Int32
     typealias Handle = Int
 
-    enum Kind: String, Sendable {
-        case openMPI = "Open MPI"
-        case mpich = "MPICH"
+    enum Kind: Sendable {
+        case openMPI
+        case mpich
     }
 
     let kind: Kind
     /// What it says of itself, the first line.
     let version: String
-    let world, float, byte, int, sum, noInfo, errorsReturn: Handle
+    let world, float, byte, sum, noInfo, errorsReturn: Handle
     let sharedMemoryType: Int32
     /// Stands for a send buffer that is the receive buffer.
     let inPlace: UnsafeMutableRawPointer
@@ -94,7 +94,6 @@ final class MPILibrary: @unchecked Sendable {  // addresses of code
             world = try handle("ompi_mpi_comm_world")
             float = try handle("ompi_mpi_float")
             byte = try handle("ompi_mpi_byte")
-            int = try handle("ompi_mpi_int")
             sum = try handle("ompi_mpi_op_sum")
             noInfo = try handle("ompi_mpi_info_null")
             errorsReturn = try handle("ompi_mpi_errors_return")
@@ -105,7 +104,6 @@ final class MPILibrary: @unchecked Sendable {  // addresses of code
             world = 0x4400_0000
             float = 0x4c00_040a
             byte = 0x4c00_010d
-            int = 0x4c00_0405
             sum = 0x5800_0003
             noInfo = 0x1c00_0000
             errorsReturn = 0x5400_0001

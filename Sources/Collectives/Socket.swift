@@ -1,10 +1,13 @@
 import Glibc
+import Synchronization
 
 /// A TCP connection. Everything that is read or written is whole, or an error.
 ///
-/// One thread reads and one writes at a time; the descriptor is closed with the last reference.
+/// One thread reads at a time, and one writes, but for whole frames; the descriptor is closed with the last reference.
 final class Socket: @unchecked Sendable {
     private let descriptor: Int32
+    /// Held while a frame is written.
+    let frames = Mutex<Void>(())
 
     enum Failure: Error {
         /// The other side has closed it, or its machine has given it up.

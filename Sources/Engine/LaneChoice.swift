@@ -119,12 +119,16 @@ private struct GPUChoice {
     private var budget: MemoryBudget {
         get throws {
             try MemoryBudget(
-                free: context.freeByteCount, gpuLimit: options.gpuMemoryByteCount,
+                free: max(0, context.freeByteCount - groupGPUByteCount), gpuLimit: options.gpuMemoryByteCount,
                 cpuLimit: options.cpuMemoryByteCount, cpuFree: share(HostMemory.availableByteCount),
                 diskFree: share(
                     OffloadFile.availableByteCount(in: options.offloadFolder ?? CacheFolder.path)))
         }
     }
+
+    /// What exchanging with other ranks takes of the GPU: NCCL's buffers, the memory that peers write, a sum beside the residual
+    /// stream, and rank 0's logits of the whole vocabulary.
+    private var groupGPUByteCount: Int { options.group == nil ? 0 : 1 << 30 }
 
     /// What falls to this process of what the machine has.
     private func share(_ byteCount: Int?) -> Int {

@@ -63,15 +63,17 @@ extension Engine {
     /// One sum of a decode step of so many sequences, measured alone; nil where sums go by way of CPU memory, and where there
     /// is but one process.
     public func sumCost(batchSize: Int) async throws -> SumCost? {
-        guard let lane = decoder.lane as? ConductingLane, let way = gpuLane?.sumsWay(rowCount: batchSize)
+        // More sequences take several steps.
+        let rowCount = min(batchSize, decoder.lane.segmentCapacity)
+        guard let lane = decoder.lane as? ConductingLane, let way = gpuLane?.sumsWay(rowCount: rowCount)
         else {
             return nil
         }
-        guard let seconds = try await leader.perform({ try lane.measureSums(rowCount: batchSize) }) else {
+        guard let seconds = try await leader.perform({ try lane.measureSums(rowCount: rowCount) }) else {
             return nil
         }
         return SumCost(
-            byteCount: batchSize * configuration.hiddenSize * 4, seconds: seconds,
+            byteCount: rowCount * configuration.hiddenSize * 4, seconds: seconds,
             countPerStep: 2 * configuration.layerCount + 1, way: way)
     }
 }

@@ -47,10 +47,10 @@ public struct GPUExchange: Sendable {
     }
 
     /// NCCL's name and version.
-    public var libraryVersion: String { nccl?.libraryVersion ?? "" }
+    var libraryVersion: String { nccl?.libraryVersion ?? "CPU memory" }
 
     /// How sums up to 256 KB go, as a report says it.
-    public var smallSumsWay: String { memory == nil ? "NCCL" : "one shot through peer memory" }
+    var smallSumsWay: String { memory == nil ? libraryVersion : "one shot through peer memory" }
 
     static func memoryByteCount(_ rankCount: Int) -> Int { 2 * rankCount * mostCount * 8 }
 

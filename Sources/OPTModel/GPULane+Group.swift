@@ -120,6 +120,7 @@ extension GPULane {
     /// memory. All processes call it at the same time, between steps.
     func measureSums(rowCount: Int) throws(ModelError) -> Double? {
         guard let reducer else { return nil }
+        precondition(rowCount <= rowCapacity, "GPULane: sums of \(rowCount) rows of \(rowCapacity)")
         let count = rowCount * configuration.hiddenSize
         if reducer.needsHost(count: count) { return nil }
         let sumCount = Self.sumsPerStep(configuration)
@@ -157,6 +158,7 @@ extension GPULane {
     public func sumsWay(rowCount: Int) -> String? {
         guard let group else { return nil }
         guard let gpus = group.gpus else { return "by way of CPU memory" }
-        return rowCount * configuration.hiddenSize <= GPUExchange.mostCount ? gpus.smallSumsWay : "NCCL"
+        return rowCount * configuration.hiddenSize <= GPUExchange.mostCount
+            ? gpus.smallSumsWay : gpus.libraryVersion
     }
 }

@@ -390,16 +390,24 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
     }
 
     private func waitForStream() throws {
+        var polls = 0
         while try !stream.isIdle {
             tandem_spin_hint()
             try checkFailure()
+            polls += 1
+            if polls % 4096 == 0 { try checkSources() }
         }
         try checkFailure()
     }
 
-    private func checkProgress() throws {
+    /// Whether what a step waits for can still come.
+    private func checkSources() throws {
         try weights.streamer?.check()
         try group?.gpus?.nccl?.checkProgress()
+    }
+
+    private func checkProgress() throws {
+        try checkSources()
         try checkFailure()
         if try stream.isIdle && block.finishedStep.pointee.load(ordering: .acquiring) != stepNumber {
             throw ModelError(.gpu, "the GPU ended step \(stepNumber) without choosing a token")

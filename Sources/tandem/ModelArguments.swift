@@ -72,7 +72,11 @@ struct ModelArguments: ParsableArguments {
         guard let group = options.group, !group.isConductor else { return true }
         let engine = try await load(
             model, defaultPath: defaultPath, options: options, isQuiet: true, isVerbose: processes.verbose)
-        try await engine.follow()
+        do {
+            try await engine.follow()
+        } catch {
+            Tandem.leave(with: error)
+        }
         return false
     }
 

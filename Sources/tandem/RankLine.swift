@@ -9,7 +9,7 @@ extension RankReport {
             "rank \(place.rank) of \(place.size), local rank \(place.localRank) on \(hostName): \(computing)   weights: "
             + "\(Self.gibibytes(weightByteCount))   peak CPU memory: "
             + (peakMemoryByteCount.map(Self.gibibytes) ?? "unknown")
-        if let gpuMemoryByteCount { line += "   peak GPU memory: \(Self.gibibytes(gpuMemoryByteCount))" }
+        if let gpuMemoryByteCount { line += "   GPU memory in use: \(Self.gibibytes(gpuMemoryByteCount))" }
         return line
     }
 

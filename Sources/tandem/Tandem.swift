@@ -26,14 +26,13 @@ struct Tandem: AsyncParsableCommand {
             }
             if CurrentGroup.exists {
                 CurrentGroup.end()
-                // What libraries do at a process's end may wait for ranks that have gone.
-                fflush(nil)
-                _exit(EXIT_SUCCESS)
+                endAtOnce(EXIT_SUCCESS)
             }
         } catch {
             if let rank = Launcher.current?.claim.rank, rank > 0, !CurrentGroup.exists { leaveQuietly(error) }
             if isClean(error) { exit(withError: error) }
             CurrentGroup.leave(with: error, message(for: error)) { say(error) }
+            if CurrentGroup.exists { endAtOnce(exitCode(for: error).rawValue) }
             Glibc.exit(exitCode(for: error).rawValue)
         }
     }
@@ -53,6 +52,12 @@ struct Tandem: AsyncParsableCommand {
     private static func say(_ error: any Error) {
         let text = fullMessage(for: error)
         if !text.isEmpty { writeToStandardError(text + "\n") }
+    }
+
+    /// Without what libraries do at a process's end, which may wait for ranks that have gone.
+    private static func endAtOnce(_ status: Int32) -> Never {
+        fflush(nil)
+        _exit(status)
     }
 
     /// Whether an error came before anything was done.

@@ -104,6 +104,34 @@ import Testing
         }
     }
 
+    @Test func `a rank that is still in a step when rank 0 has ended goes too, without a word`() throws {
+        var limits = ControlLink.Limits()
+        limits.leaveSeconds = 0.5
+        let ranks = try LoopbackRanks(3, limits: limits)
+        defer { ranks.vanish() }
+        // Rank 1 waits for commands, rank 2 does not come to look for them.
+        let isLeft = ranks.perform { link -> Bool in
+            switch link.place.rank {
+            case 0:
+                try [UInt8(7)].withUnsafeBytes { try link.send($0) }
+                link.end()
+                return true
+            case 1:
+                var command: [UInt8] = []
+                while try link.receive(into: &command) {}
+                return true
+            default:
+                var command: [UInt8] = []
+                return try link.receive(into: &command)
+            }
+        }
+        #expect(isLeft == [true, true, true])
+        let failure = try #require(ranks.failure(of: 2))
+        #expect(!failure.speaks && failure.sentence == "rank 0 has ended")
+        usleep(700_000)
+        #expect(ranks.hasFailed(1) == false)
+    }
+
     @Test func `a rank that gathers is told where another is gone`() throws {
         let ranks = try LoopbackRanks(3)
         defer { ranks.vanish() }

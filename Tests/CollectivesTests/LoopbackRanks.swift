@@ -56,6 +56,9 @@ final class LoopbackRanks: @unchecked Sendable {  // each thread writes what is 
             agreement: [ControlLink.Agreement("--model", model)])
     }
 
+    /// Whether a rank has been told by now that the group cannot go on.
+    func hasFailed(_ rank: Int) -> Bool { failures.withLock { $0[rank] != nil } }
+
     /// Runs `body` for every rank at the same time.
     func perform<Result: Sendable>(_ body: @escaping @Sendable (ControlLink) throws -> Result) -> [Result?] {
         let results = Box<Result>(size)
