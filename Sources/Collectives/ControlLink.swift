@@ -41,8 +41,10 @@ public final class ControlLink: CommandChannel, @unchecked Sendable {
         public var beatSeconds = 0.5
         /// A rank that gives no sign of life for so long is lost.
         public var silenceSeconds = 5.0
-        /// A rank for which all others wait for so long holds them up for ever.
+        /// A rank for which all others wait for so long, while it does nothing, holds them up for ever.
         public var stallSeconds = 8.0
+        /// The same of a rank that is busy: it may be merely slow.
+        public var patienceSeconds = 60.0
         /// All ranks wait for each other: what they exchange results with is at fault.
         public var jamSeconds = 30.0
         /// How long a rank may still be in a step when rank 0 has ended.
@@ -78,7 +80,7 @@ public final class ControlLink: CommandChannel, @unchecked Sendable {
     public let roster: Roster
     /// Of the other ranks in order, where this is rank 0; else rank 0 alone.
     let peers: [Peer]
-    private let progress: GroupProgress
+    public let progress: GroupProgress
     private let limits: Limits
     private let onFailure: @Sendable (Failure) -> Void
     /// The link has ended, one way or the other.
@@ -217,8 +219,13 @@ public final class ControlLink: CommandChannel, @unchecked Sendable {
                 let (kind, bytes) = try peer.news.readFrame()
                 switch kind {
                 case .beat:
-                    let word = bytes.reversed().reduce(UInt64(0)) { $0 << 8 | UInt64($1) }
-                    watch.withLock { $0.hear(of: peer.rank, GroupProgress.State(word: word)) }
+                    guard bytes.count == 16 else { continue }
+                    let words = [bytes[..<8], bytes[8...]].map {
+                        $0.reversed().reduce(UInt64(0)) { $0 << 8 | UInt64($1) }
+                    }
+                    watch.withLock {
+                        $0.hear(of: peer.rank, GroupProgress.State(word: words[0]), nanoseconds: words[1])
+                    }
                 case .failure:
                     return giveUp(
                         Failure(speaks: false, sentence: String(decoding: bytes, as: UTF8.self)))
@@ -255,7 +262,9 @@ public final class ControlLink: CommandChannel, @unchecked Sendable {
     private func beat() {
         while !isOver.load(ordering: .acquiring) {
             let state = progress.state
-            let bytes = withUnsafeBytes(of: state.word.littleEndian, Array.init)
+            let bytes = [state.word, GroupProgress.processNanoseconds].flatMap {
+                withUnsafeBytes(of: $0.littleEndian, Array.init)
+            }
             for peer in peers { try? peer.news.write(.beat, bytes) }
             usleep(UInt32(limits.beatSeconds * 1e6))
             if let finding = watch.withLock({ $0.look(own: progress.state, limits) }) { act(on: finding) }
@@ -328,9 +337,32 @@ private struct Watch {
         /// Since when the state is what it is.
         var since = ContinuousClock.now
 
-        mutating func take(_ new: GroupProgress.State, _ now: ContinuousClock.Instant) {
+        /// When it last used a processor for a fifth of the time or more.
+        var busy = ContinuousClock.now
+        private var nanoseconds: UInt64 = 0
+        private var measured = ContinuousClock.now
+        private static let busyShare = 0.2
+
+        init(rank: Int, state: GroupProgress.State = GroupProgress.State(word: 0)) {
+            self.rank = rank
+            self.state = state
+        }
+
+        mutating func take(
+            _ new: GroupProgress.State, nanoseconds: UInt64, _ now: ContinuousClock.Instant
+        ) {
             heard = now
             if new != state { (state, since) = (new, now) }
+            let used = Double(nanoseconds &- self.nanoseconds) / 1e9
+            if used > Self.busyShare * (measured.duration(to: now) / .seconds(1)) { busy = now }
+            (self.nanoseconds, measured) = (nanoseconds, now)
+        }
+
+        /// Whether it has not moved for so long: a while only where it does nothing.
+        func standsStill(_ now: ContinuousClock.Instant, _ limits: ControlLink.Limits) -> Bool {
+            let still = since.duration(to: now) / .seconds(1)
+            let idle = busy.duration(to: now) / .seconds(1)
+            return still > limits.patienceSeconds || min(still, idle) > limits.stallSeconds
         }
     }
 
@@ -343,14 +375,14 @@ private struct Watch {
         own = Seen(rank: -1, state: state)
     }
 
-    mutating func hear(of rank: Int, _ state: GroupProgress.State) {
+    mutating func hear(of rank: Int, _ state: GroupProgress.State, nanoseconds: UInt64) {
         guard let index = others.firstIndex(where: { $0.rank == rank }) else { return }
-        others[index].take(state, .now)
+        others[index].take(state, nanoseconds: nanoseconds, .now)
     }
 
     mutating func look(own state: GroupProgress.State, _ limits: ControlLink.Limits) -> Finding? {
         let now = ContinuousClock.now
-        own.take(state, now)
+        own.take(state, nanoseconds: GroupProgress.processNanoseconds, now)
         if lastLook.duration(to: now) > .seconds(limits.beatSeconds + limits.silenceSeconds / 2) {
             // It was this rank that stood still: what the others sent meanwhile is still to be read.
             for index in others.indices { others[index].heard = now }
@@ -361,17 +393,18 @@ private struct Watch {
             return .silence(rank: silent.rank)
         }
         let all = others + [own]
-        let waiting = all.filter(\.state.isWaiting)
-        guard let meeting = waiting.map(\.state.meetingCount).max() else { return nil }
-        func haveWaited(_ seconds: Double) -> Bool {
-            waiting.allSatisfy {
-                $0.state.meetingCount == meeting && $0.since.duration(to: now) > .seconds(seconds)
-            }
+        let meeting = all.map(\.state.meetingCount).max()!
+        func haveStood(_ ranks: [Seen], _ seconds: Double) -> Bool {
+            ranks.allSatisfy { $0.since.duration(to: now) > .seconds(seconds) }
         }
-        if waiting.count == all.count { return haveWaited(limits.jamSeconds) ? .jam(meeting: meeting) : nil }
-        guard waiting.count == all.count - 1, haveWaited(limits.stallSeconds),
-            let missing = all.first(where: { !$0.state.isWaiting }), missing.state.meetingCount < meeting,
-            missing.since.duration(to: now) > .seconds(limits.stallSeconds)
+        let behind = all.filter { $0.state.meetingCount < meeting }
+        if behind.isEmpty {
+            return all.allSatisfy(\.state.isWaiting) && haveStood(all, limits.jamSeconds)
+                ? .jam(meeting: meeting) : nil
+        }
+        guard haveStood(all.filter { $0.state.meetingCount == meeting }, limits.stallSeconds),
+            behind.allSatisfy({ $0.standsStill(now, limits) }),
+            let missing = behind.min(by: { $0.state.meetingCount < $1.state.meetingCount })
         else { return nil }
         return .stall(rank: missing.rank < 0 ? 0 : missing.rank, meeting: meeting)
     }

@@ -52,7 +52,7 @@ struct LaneLoader {
                 try link.allGather($0)
             }
         }
-        return GroupPart(configuration, group.place, gpus: exchange)
+        return GroupPart(configuration, group.place, gpus: exchange, progress: group.link.progress)
     }
 
     // MARK: CPU

@@ -290,6 +290,7 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
     }
 
     private func run(_ pass: Pass, _ cache: GPUKVCache, _ layout: StepBlock.Layout) throws {
+        group?.progress?.beginStep()
         if cpuPart == nil && testFault?.due == .gpuError { try failGPU(on: stream) }
         if pass.isDecode, let cpuPart {
             try computeWithCPU(cpuPart, pass, cache, layout)

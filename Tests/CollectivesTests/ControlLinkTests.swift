@@ -11,6 +11,8 @@ import Testing
         limits.beatSeconds = 0.1
         limits.silenceSeconds = 2
         limits.stallSeconds = 2
+        // Other tests keep the process busy.
+        limits.patienceSeconds = 2
         limits.jamSeconds = 2
         return limits
     }()
@@ -130,6 +132,18 @@ import Testing
         #expect(!failure.speaks && failure.sentence == "rank 0 has ended")
         usleep(700_000)
         #expect(ranks.hasFailed(1) == false)
+    }
+
+    @Test func `ranks that do not begin a step are found, however many, and a step may take long`() throws {
+        let ranks = try LoopbackRanks(3, limits: Self.quick)
+        defer { ranks.vanish() }
+        for progress in ranks.progress { progress.beginStep() }
+        usleep(3_000_000)
+        #expect(!(0..<3).contains { ranks.hasFailed($0) })
+        ranks.progress[0].beginStep()
+        let failure = try #require(ranks.failure(of: 0))
+        #expect(failure.sentence.hasPrefix("rank 1 has not come to meeting 2 of the ranks for"))
+        #expect(try #require(ranks.failure(of: 1)).speaks)
     }
 
     @Test func `a rank that gathers is told where another is gone`() throws {
