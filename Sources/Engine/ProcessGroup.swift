@@ -10,6 +10,9 @@ public final class ProcessGroup: Sendable {
     public struct Options: Sendable {
         /// Where rank 0 listens; nil for an address that the ranks agree on.
         public var headAddress: String?
+        /// Rank 0 listens on all addresses of its machine: `headAddress` is its name by the others' lights, and may mean another
+        /// address there.
+        public var listensOnAll = false
         /// nil for any free one.
         public var port: Int?
         /// Named values that must be the same on all ranks, such as the model.
@@ -96,7 +99,7 @@ public final class ProcessGroup: Sendable {
         }
         var meeting = Meeting(
             options, claim, ControlLink.Address(host: host, port: port), GroupProgress())
-        if claim.rank == 0 { try meeting.listen() }
+        if claim.rank == 0 { try meeting.listen(onAll: options.listensOnAll) }
         return ProcessGroup(try meeting.join(onFailure), options, nil, ReductionClock())
     }
 

@@ -129,7 +129,11 @@ struct GroupArguments: ParsableArguments {
         options.meetSeconds = meetSeconds
         let group: ProcessGroup?
         if let claim {
-            options.headAddress = headIp ?? Launcher.current?.headAddress ?? Self.defaultAddress
+            let launchers = Launcher.current?.headAddress
+            options.headAddress = headIp ?? launchers ?? Self.defaultAddress
+            // A launcher gives a name, which on the machine itself often stands for an address that no other reaches.
+            options.listensOnAll =
+                headIp == nil && launchers.map { !$0.hasPrefix("127.") && $0 != "localhost" } == true
             options.port = port ?? Launcher.current?.port ?? Self.defaultPort
             group = try ProcessGroup.joinRanks(claim, options, onFailure: CurrentGroup.end(after:))
         } else {
