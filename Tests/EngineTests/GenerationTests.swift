@@ -132,17 +132,22 @@ struct GenerationTests {
 
     @Test func `cancelling ends every text with a reason and a report`() async throws {
         let engine = try await Self.engine.value
-        let generation = try await engine.generate(["Once", "Twice"], options: options(1500))
-        var reasons: [GenerationPiece.FinishReason?] = [nil, nil]
-        var count = 0
-        for try await piece in generation {
-            count += 1
-            if count == 10 { generation.cancel() }
-            reasons[piece.sequence] = piece.finishReason
+        // Where other tests have all processors, everything may be generated before the first piece is seen here: again then.
+        for attempt in 1...8 {
+            let generation = try await engine.generate(["Once", "Twice"], options: options(1500))
+            var reasons: [GenerationPiece.FinishReason?] = [nil, nil]
+            var count = 0
+            for try await piece in generation {
+                count += 1
+                if count == 10 { generation.cancel() }
+                reasons[piece.sequence] = piece.finishReason
+            }
+            let report = try #require(generation.report)
+            if report.generatedTokenCount == 3000 && attempt < 8 { continue }
+            #expect(reasons == [.cancelled, .cancelled])
+            #expect(report.generatedTokenCount < 3000)
+            return
         }
-        #expect(reasons == [.cancelled, .cancelled])
-        let report = try #require(generation.report)
-        #expect(report.generatedTokenCount < 3000)
     }
 
     @Test func `log-probabilities name the chosen token, which greedy takes from the top`() async throws {
