@@ -3,8 +3,6 @@
 /// Sendable, because MPI is asked to allow any thread, one at a time.
 public final class MPICommunicator: Communicator, @unchecked Sendable {
     public let place: RankPlace
-    /// The library, by name and version.
-    public var libraryVersion: String { library.version }
     private let library: MPILibrary
     private let progress: GroupProgress?
     private let clock: ReductionClock?

@@ -52,11 +52,8 @@ extension LaneChoice {
             return
         }
         let contextSeconds = start.duration(to: .now).seconds
-        let part = options.group.map {
-            ModelShard(configuration, rank: $0.place.rank, of: $0.place.size).configuration
-        }
         let choosing = GPUChoice(
-            configuration: part ?? configuration, options: options, context: context,
+            configuration: options.group.part(of: configuration), options: options, context: context,
             measuresMachine: survey?.measuresMachines ?? false)
         let gpu = try await choosing.choose(notice: notice)
         self.init(
@@ -120,20 +117,17 @@ private struct GPUChoice {
         get throws {
             try MemoryBudget(
                 free: max(0, context.freeByteCount - groupGPUByteCount), gpuLimit: options.gpuMemoryByteCount,
-                cpuLimit: options.cpuMemoryByteCount, cpuFree: share(HostMemory.availableByteCount),
-                diskFree: share(
-                    OffloadFile.availableByteCount(in: options.offloadFolder ?? CacheFolder.path)))
+                cpuLimit: options.cpuMemoryByteCount,
+                cpuFree: options.group.share(of: HostMemory.availableByteCount) ?? .max,
+                diskFree: options.group.share(
+                    of: OffloadFile.availableByteCount(in: options.offloadFolder ?? CacheFolder.path)) ?? .max
+            )
         }
     }
 
     /// What exchanging with other ranks takes of the GPU: NCCL's buffers, the memory that peers write, a sum beside the residual
     /// stream, and rank 0's logits of the whole vocabulary.
     private var groupGPUByteCount: Int { options.group == nil ? 0 : 1 << 30 }
-
-    /// What falls to this process of what the machine has.
-    private func share(_ byteCount: Int?) -> Int {
-        byteCount.map { $0 / (options.group?.place.localSize ?? 1) } ?? .max
-    }
 
     /// What is expected, or one sequence as long as the model knows, with a quarter of it in the prompt.
     private var workload: Workload {

@@ -61,7 +61,7 @@ struct LaneLoader {
         let group = try options.group.map { GroupPart(configuration, try $0.hostCommunicator) }
         let part = group?.shard.configuration ?? configuration
         let needed = OPTWeights.byteCount(part)
-        let free = HostMemory.availableByteCount.map { $0 / (options.group?.place.localSize ?? 1) } ?? .max
+        let free = options.group.share(of: HostMemory.availableByteCount) ?? .max
         let available = min(free, options.cpuMemoryByteCount ?? .max)
         if needed > available {
             throw EngineError(

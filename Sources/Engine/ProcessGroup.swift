@@ -31,8 +31,6 @@ public final class ProcessGroup: Sendable {
     /// With what GPUs exchange their sums, and how.
     public let communicationDevice: CommunicationDevice
     public let allReduce: AllReduceChoice
-    /// The MPI library by name and version; nil where the ranks were not started by MPI.
-    public let libraryVersion: String?
     /// The processors that this rank computes with.
     public let processorCount: Int
     /// What this process's all-reduces take, where somebody measures it.
@@ -110,7 +108,6 @@ public final class ProcessGroup: Sendable {
         self.mpi = mpi
         communicationDevice = options.communicationDevice
         allReduce = options.allReduce
-        libraryVersion = mpi?.libraryVersion
         reductionClock = clock
         processorCount = ProcessorShare.take(
             link.roster.localIndex(of: link.place.rank), of: link.place.localSize)

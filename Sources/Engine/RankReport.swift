@@ -35,10 +35,7 @@ public struct RankReport: Sendable, Hashable, Codable {
 
 extension Engine {
     /// The part of the model that this process computes; the whole where it is alone.
-    var partConfiguration: OPTConfiguration {
-        group.map { ModelShard(configuration, rank: $0.place.rank, of: $0.place.size).configuration }
-            ?? configuration
-    }
+    var partConfiguration: OPTConfiguration { group.part(of: configuration) }
 
     /// What this process has; nil where it is alone.
     public var rankReport: RankReport? { group.map { RankReport(self, $0) } }

@@ -174,7 +174,7 @@ extension Engine {
             let perSequence = configuration.vocabularySize * MemoryLayout<Float>.size
             return try checkMemory(
                 needs: capacities.map { perSequence + $0 * perPosition },
-                of: share(HostMemory.availableByteCount),
+                of: group.share(of: HostMemory.availableByteCount),
                 "in CPU memory")
         }
         func needs(_ tier: Tier) -> [Int] {
@@ -182,14 +182,12 @@ extension Engine {
         }
         let folder = gpuLane.weights.offloadFolder
         try checkMemory(needs: needs(.gpu), of: try? gpuLane.context.freeByteCount, "in GPU memory")
-        try checkMemory(needs: needs(.cpu), of: share(HostMemory.availableByteCount), "in CPU memory")
         try checkMemory(
-            needs: needs(.disk), of: share(OffloadFile.availableByteCount(in: folder)),
+            needs: needs(.cpu), of: group.share(of: HostMemory.availableByteCount), "in CPU memory")
+        try checkMemory(
+            needs: needs(.disk), of: group.share(of: OffloadFile.availableByteCount(in: folder)),
             "on the disk of \(folder)")
     }
-
-    /// What falls to this process of what the machine has.
-    private func share(_ byteCount: Int?) -> Int? { byteCount.map { $0 / (group?.place.localSize ?? 1) } }
 
     private func checkMemory(needs: [Int], of free: Int?, _ place: String) throws(EngineError) {
         let needed = needs.reduce(0, +)

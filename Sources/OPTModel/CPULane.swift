@@ -126,16 +126,7 @@ public final class CPULane: Lane, WorkerTask, @unchecked Sendable {
         step = nil
         if let groupError { throw ModelError(.group, groupError.description) }
         if !isConductor { return }
-        let vocabularySize = vocabularySize
-        for index in 0..<batch.segmentCount {
-            let segment = batch.segments[index]
-            if segment.logitsRow < 0 { continue }
-            body(
-                segment,
-                .logits(
-                    UnsafeMutableBufferPointer(
-                        start: logits.all + segment.logitsRow * vocabularySize, count: vocabularySize)))
-        }
+        batch.deliver(logits.all, vocabularySize: vocabularySize, body)
     }
 
     public func run(worker: Int) {

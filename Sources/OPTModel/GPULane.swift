@@ -366,16 +366,7 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
             try group.communicator!.gather(
                 own + row * count, counts: group.logitsCounts, to: all.map { $0 + row * wholeCount })
         }
-        guard let all else { return }
-        for index in 0..<batch.segmentCount {
-            let segment = batch.segments[index]
-            if segment.logitsRow < 0 { continue }
-            body(
-                segment,
-                .logits(
-                    UnsafeMutableBufferPointer(
-                        start: all + segment.logitsRow * wholeCount, count: wholeCount)))
-        }
+        if let all { batch.deliver(all, vocabularySize: wholeCount, body) }
     }
 
     /// Polls until the GPU has chosen the step's tokens.

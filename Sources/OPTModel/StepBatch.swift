@@ -88,3 +88,18 @@ public final class StepBatch: @unchecked Sendable {  // written between steps, r
         return logitsRow
     }
 }
+
+extension StepBatch {
+    /// Gives every segment that wants logits its row of them, [rows, vocabulary].
+    func deliver(
+        _ logits: UnsafeMutablePointer<Float>, vocabularySize: Int,
+        _ body: (_ segment: Segment, _ output: LaneOutput) -> Void
+    ) {
+        for index in 0..<segmentCount {
+            let segment = segments[index]
+            if segment.logitsRow < 0 { continue }
+            let row = logits + segment.logitsRow * vocabularySize
+            body(segment, .logits(UnsafeMutableBufferPointer(start: row, count: vocabularySize)))
+        }
+    }
+}
