@@ -53,29 +53,18 @@ struct MachineMeasurement {
         }
         let memory = try HostBuffer(byteCount: memoryByteCount)
         pool.firstTouch(base: memory.baseAddress, byteCount: memory.byteCount)
-        // As the lane reads: on all processors where it computes alone, on fewer beside copies. Which loop is the faster one
-        // depends on the processor.
+        // As the lane reads: on all processors where it computes alone, on fewer beside copies.
         let beside = WorkerPool(workerCount: WorkerPool.workerCountBesideStreaming)
         beside.pinLeader()
         defer { pool.pinLeader() }
-        var readRate = 0.0
-        var besideRate = 0.0
-        var task = ReadTask(regions: [], read: kernels.pointee.read_all, workerCount: 1)
-        for read in [kernels.pointee.read_all!, kernels.pointee.read_in_order!] {
-            for readers in [pool, beside] {
-                let reading = ReadTask(
-                    regions: [UnsafeRawBufferPointer(start: memory.baseAddress, count: memory.byteCount)],
-                    read: read, workerCount: readers.workerCount)
-                let rate = Self.bestRate(byteCount: reading.byteCount) { readers.run(reading) }
-                readRate = max(readRate, rate)
-                if readers === beside && rate > besideRate { (besideRate, task) = (rate, reading) }
-            }
-        }
+        let region = UnsafeRawBufferPointer(start: memory.baseAddress, count: memory.byteCount)
+        let loops: [ReadTask.Read] = [kernels.pointee.read_all, kernels.pointee.read_in_order]
+        let alone = Reader.fastest(of: loops, by: [pool, beside], region)
         var profile = HardwareProfile(
             gpu: nil,
             processor: HardwareProfile.Processor(
                 name: HostProcessor.name, coreCount: pool.workerCount,
-                instructionSet: instructionSet.rawValue, memoryReadBytesPerSecond: readRate),
+                instructionSet: instructionSet.rawValue, memoryReadBytesPerSecond: alone.rate),
             diskReadBytesPerSecond: nil, together: nil, date: Date.now.formatted(.iso8601))
         if let context {
             let bandwidth = try GPUBandwidth(context)
@@ -87,18 +76,14 @@ struct MachineMeasurement {
                     memoryRead: try bandwidth.memoryReadRate(), upload: try bandwidth.uploadRate(),
                     download: try bandwidth.downloadRate()))
             profile.gpu = gpu
-            // Several rounds of reading beside the copies.
-            let roundSeconds = Double(task.byteCount) / besideRate
-            let both = try bandwidth.uploadRate(
-                lasting: min(4, max(isQuick ? 0.3 : 1, 6 * roundSeconds)), at: gpu.uploadBytesPerSecond
-            ) {
-                beside.run(task)
-            }
-            let seconds = both.roundSeconds.reduce(0, +)
+            let rates = try hostRates(
+                alone: alone.reader, beside: Reader.fastest(of: loops, by: [beside], region).reader,
+                bandwidth,
+                gpu)
+            profile.processor.memoryReadBytesPerSecond = rates.alone
             profile.together = HardwareProfile.Together(
-                memoryReadBytesPerSecond: seconds > 0
-                    ? Double(task.byteCount * both.roundSeconds.count) / seconds : besideRate,
-                uploadBytesPerSecond: both.rate, joinSeconds: try bandwidth.joinSeconds())
+                memoryReadBytesPerSecond: rates.readTogether, uploadBytesPerSecond: rates.uploadTogether,
+                joinSeconds: try bandwidth.joinSeconds())
         }
         var outcome = Outcome(profile: profile)
         do {
@@ -107,6 +92,31 @@ struct MachineMeasurement {
             outcome.diskProblem = error.description
         }
         return outcome
+    }
+
+    /// What CPU memory gives alone and beside copies, in turns, and the median of each: on a machine that has neighbours the
+    /// best of one beside the mean of the other would favour one of them.
+    private func hostRates(
+        alone: Reader, beside: Reader, _ bandwidth: GPUBandwidth, _ gpu: HardwareProfile.GPU
+    ) throws(ModelError) -> (alone: Double, readTogether: Double, uploadTogether: Double) {
+        var reads: [Double] = []
+        var readsTogether: [Double] = []
+        var uploads: [Double] = []
+        for _ in 0..<(isQuick ? 3 : 7) {
+            reads.append(alone.meanRate(lasting: 0.15))
+            let both = try bandwidth.uploadRate(
+                lasting: max(0.25, 3 * beside.roundSeconds), at: gpu.uploadBytesPerSecond
+            ) {
+                beside.run()
+            }
+            uploads.append(both.rate)
+            let seconds = both.roundSeconds.reduce(0, +)
+            if seconds > 0 {
+                readsTogether.append(Double(beside.byteCount * both.roundSeconds.count) / seconds)
+            }
+        }
+        let read = reads.median!
+        return (read, readsTogether.median ?? read, uploads.median!)
     }
 
     /// A quarter of what is free, so that nothing else is driven out; at least a few caches' worth.
@@ -128,16 +138,49 @@ struct MachineMeasurement {
         }
         return try OffloadFile.measureReadRate(in: folder, byteCount: byteCount)
     }
+}
 
-    /// Bytes a second of the best of five runs, after one that is left out.
-    private static func bestRate(byteCount: Int, _ run: () -> Void) -> Double {
-        var best = 0.0
-        for round in 0...5 {
-            let start = ContinuousClock.now
+/// Threads that read memory with one of the loops that the kernels have for it.
+private struct Reader {
+    let pool: WorkerPool
+    let task: ReadTask
+    /// Of one round, about.
+    let roundSeconds: Double
+
+    var byteCount: Int { task.byteCount }
+
+    func run() { pool.run(task) }
+
+    /// Bytes a second of as many rounds as take that long, at least one.
+    func meanRate(lasting seconds: Double) -> Double {
+        let start = ContinuousClock.now
+        var roundCount = 0
+        repeat {
             run()
-            let rate = Double(byteCount) / start.duration(to: .now).seconds
-            if round > 0 { best = max(best, rate) }
+            roundCount += 1
+        } while start.duration(to: .now).seconds < seconds
+        return Double(roundCount * byteCount) / start.duration(to: .now).seconds
+    }
+
+    /// The fastest one and its rate, in bytes a second: of five rounds the best counts, after one that is left out. Which
+    /// loop is the faster one depends on the processor.
+    static func fastest(
+        of loops: [ReadTask.Read], by pools: [WorkerPool], _ memory: UnsafeRawBufferPointer
+    ) -> (reader: Reader, rate: Double) {
+        let candidates = loops.flatMap { loop in
+            pools.map { pool in
+                let task = ReadTask(
+                    regions: [memory], read: loop, workerCount: pool.workerCount)
+                pool.run(task)
+                let seconds = (0..<5).map { _ in
+                    let start = ContinuousClock.now
+                    pool.run(task)
+                    return start.duration(to: .now).seconds
+                }.min()!
+                return Reader(pool: pool, task: task, roundSeconds: seconds)
+            }
         }
-        return best
+        let fastest = candidates.min { $0.roundSeconds < $1.roundSeconds }!
+        return (fastest, Double(fastest.byteCount) / fastest.roundSeconds)
     }
 }

@@ -106,6 +106,7 @@ public struct HardwareProfiler: Sendable {
                 readAlone: plain, fastestReadAlone: max(plain, rate(engine.kernels.pointee.read_all)))
             guard let lane = engine.gpuLane, lane.weights.placement.streamsWeights else { return rates }
             let bandwidth = lane.bandwidth
+            // As the decode kernels read, whichever loop is the faster one alone: the cost model's constants were fitted to it.
             let beside = task(engine.kernels.pointee.read_all)
             let both = try bandwidth.uploadRate(
                 lasting: max(0.1, 10 * Double(byteCount) / rates.readAlone),

@@ -69,8 +69,7 @@ extension MachineLimits {
 
     init(medianOf samples: [MachineLimits]) {
         func median(_ value: (MachineLimits) -> Double?) -> Double? {
-            let values = samples.compactMap(value).sorted()
-            return values.isEmpty ? nil : values[values.count / 2]
+            samples.compactMap(value).median
         }
         self.init(
             readBytesPerSecond: median(\.readBytesPerSecond),

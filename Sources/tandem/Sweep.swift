@@ -135,7 +135,7 @@ struct SweepReport: Encodable {
             predicted seconds: Double?
         ) {
             let settled = stepSeconds.suffix((stepSeconds.count + 1) / 2)
-            median = (SweepReport.median(Array(settled)) ?? 0) * 1e3
+            median = (settled.median ?? 0) * 1e3
             mean = stepSeconds.reduce(0, +) / Double(max(1, stepSeconds.count)) * 1e3
             stepCount = stepSeconds.count
             self.prefillSeconds = prefillSeconds
@@ -158,10 +158,10 @@ struct SweepReport: Encodable {
         private enum CodingKeys: CodingKey { case percent, predicted, measurements }
 
         /// Of all runs.
-        var median: Double? { SweepReport.median(measurements.map(\.median)) }
+        var median: Double? { measurements.map(\.median).median }
         /// Of the rounds' runs alone: the sweep's own was among the best of many.
-        var finalMedian: Double? { SweepReport.median(measurements.dropFirst().map(\.median)) }
-        var finalTotal: Double? { SweepReport.median(measurements.dropFirst().map(\.totalSeconds)) }
+        var finalMedian: Double? { measurements.dropFirst().map(\.median).median }
+        var finalTotal: Double? { measurements.dropFirst().map(\.totalSeconds).median }
     }
 
     struct Choice: Encodable {
@@ -172,8 +172,8 @@ struct SweepReport: Encodable {
         var predicted: Double
         var measurements: [Measurement] = []
 
-        var median: Double? { SweepReport.median(measurements.map(\.median)) }
-        var total: Double? { SweepReport.median(measurements.map(\.totalSeconds)) }
+        var median: Double? { measurements.map(\.median).median }
+        var total: Double? { measurements.map(\.totalSeconds).median }
     }
 
     var model: String
@@ -222,24 +222,18 @@ struct SweepReport: Encodable {
         points.filter { $0.finalMedian != nil }.min { $0.finalMedian! < $1.finalMedian! }
     }
 
-    static func median(_ values: [Double]) -> Double? {
-        if values.isEmpty { return nil }
-        let sorted = values.sorted()
-        return (sorted[(sorted.count - 1) / 2] + sorted[sorted.count / 2]) / 2
-    }
-
     var chart: SweepChart {
         SweepChart(
             title: title,
             points: points.map {
                 SweepChart.Point(
                     percent: $0.percent, measured: $0.median,
-                    predicted: Self.median($0.measurements.compactMap(\.predicted)) ?? $0.predicted)
+                    predicted: $0.measurements.compactMap(\.predicted).median ?? $0.predicted)
             },
             choice: choice.median.map {
                 SweepChart.Choice(
                     percent: choice.percent, measured: $0,
-                    predicted: Self.median(choice.measurements.compactMap(\.predicted)) ?? choice.predicted)
+                    predicted: choice.measurements.compactMap(\.predicted).median ?? choice.predicted)
             },
             floor: floor)
     }
@@ -274,7 +268,7 @@ struct SweepReport: Encodable {
         let off = (points.flatMap(\.measurements) + choice.measurements).compactMap { measurement in
             measurement.predicted.map { 100 * abs(measurement.median / $0 - 1) }
         }
-        if let median = Self.median(off) {
+        if let median = off.median {
             lines.append(
                 "predictions at the rates of each run are off by \(median.formatted(decimals: 1)) % (median), "
                     + "\(off.max()!.formatted(decimals: 1)) % at most")

@@ -279,7 +279,8 @@ struct CostModelTests {
     }
 
     @Test func `steps of both lanes take what was measured, at the rates of their run`() throws {
-        // Benchmarks/results/2026-11-27-sweeps-h100.json, the planner's choices: medians of two or three runs.
+        // Benchmarks/results/2026-11-27-sweeps-h100.json, and what the planner chose otherwise in 2026-11-27-sweeps-again-h100.json:
+        // medians of two or three runs.
         let cases = [
             Joined(
                 shape: .opt6_7B, batchSize: 1, weights: [0, 100, 7.51, 92.49, 18.75, 81.25, 1.17, 98.83],
@@ -305,6 +306,14 @@ struct CostModelTests {
                 shape: .opt6_7B, batchSize: 8, weights: [0, 100, 3.06, 96.94, 21.88, 78.12, 0.78, 99.22],
                 computation: [100, 50.29, 50, 50.39], cache: 50, rates: (138.5, 122.5, 48.3),
                 milliseconds: 108.8),
+            Joined(
+                shape: .opt1_3B, batchSize: 1, weights: [0, 100, 3.82, 96.18, 43.75, 56.25, 0.78, 99.22],
+                computation: [100, 17.95, 100, 17.97], cache: 100, rates: (125.2, 98.2, 43.3),
+                milliseconds: 19.4),
+            Joined(
+                shape: .opt6_7B, batchSize: 1, weights: [0, 100, 6.37, 93.63, 100, 0, 33.59, 66.41],
+                computation: [100, 53.47, 100, 53.52], cache: 100, rates: (132, 108, 44),
+                milliseconds: 45.3),
         ]
         for joined in cases {
             var machine = HardwareProfile.h200
