@@ -10,6 +10,7 @@
 #include "join.inl"
 #include "embed.inl"
 #include "convert.inl"
+#include "quantized.inl"
 #include "measure.inl"
 // clang-format on
 
@@ -32,6 +33,10 @@
       .float_from_half = float_from_half,                 \
       .half_from_float = half_from_float,                 \
       .convert = convert,                                 \
+      .quantize_tile = quantize_tile,                     \
+      .quantize_rows = quantize_rows,                     \
+      .linear_quantized = linear_quantized,               \
+      .gemm_quantized = gemm_quantized,                   \
       .read_all = read_all,                               \
       .read_in_order = read_in_order,                     \
       .multiply_add_peak = multiply_add_peak,             \

@@ -17,6 +17,7 @@ typedef enum {
   TANDEM_PORTABLE = 0,
   TANDEM_AVX2 = 1,    // AVX2, FMA and F16C
   TANDEM_AVX512 = 2,  // AVX-512 F, BW, VL, DQ
+  TANDEM_AVX512_VNNI = 3,  // and VNNI, products of bytes
 } tandem_instruction_set;
 
 typedef enum {
@@ -128,6 +129,63 @@ typedef struct {
   int32_t transposed;
 } tandem_convert;
 
+/// Outputs of a tile of quantized weights, and the most inputs of a group; docs/quantization.md has the layout.
+#define TANDEM_TILE_OUTPUTS 16
+#define TANDEM_GROUP_INPUTS 64
+
+/// Makes the tile of 16 outputs x one group from fp16 weights.
+typedef struct {
+  const tandem_half *weights;  // [16, inputs]
+  size_t stride;
+  size_t inputs;  // of the group: 16, 32, 48 or 64
+  int32_t bits;   // 4 or 8
+  void *tile;
+} tandem_quantize_tile;
+
+/// What a row's activations take for each group, ready for products with quantized weights.
+#define TANDEM_QUANTIZED_GROUP_BYTES 136
+
+/// Makes a few rows ready for products with quantized weights: rounds each group to 15 bits.
+typedef struct {
+  const float *x;  // [rows, inputs]
+  size_t x_stride;
+  size_t rows, inputs;
+  size_t period;  // inputs after which a group ends in any case
+  void *groups;   // [groups, rows] of TANDEM_QUANTIZED_GROUP_BYTES, 8-byte aligned
+} tandem_quantize_rows;
+
+/// y[r, o] = activation(bias[o] + sum over i of x[r, i] * W[o, i]) for weights that are kept by outputs; for those kept by
+/// inputs y[r, o] = that sum alone, added to what y holds where `accumulate` is set. For few rows (1 ... 32).
+typedef struct {
+  const void *x;        // of quantize_rows
+  const void *weights;  // tiles, 64-byte aligned
+  int32_t bits;
+  int32_t by_inputs;
+  size_t period;
+  const float *bias;  // [outputs] or NULL; by outputs
+  float *y;           // [rows, outputs]
+  size_t y_stride;
+  size_t rows, inputs, outputs;
+  tandem_activation activation;  // by outputs
+  int32_t accumulate;            // by inputs
+} tandem_linear_quantized;
+
+/// The same for many rows (prefill), without adding to y. Both orders take a bias.
+typedef struct {
+  const float *packed_x;
+  const void *weights;  // the whole matrix's tiles
+  int32_t bits;
+  int32_t by_inputs;
+  size_t period;
+  size_t matrix_outputs, first_output;  // of the matrix, and the first of those that are wanted
+  const float *bias;                    // of the first wanted one, or NULL
+  float *y;                             // [rows, outputs]
+  size_t y_stride;
+  size_t rows, inputs, outputs;
+  tandem_activation activation;
+  float *scratch;  // `gemm_scratch_count` floats, 64-byte aligned, the thread's own
+} tandem_gemm_quantized;
+
 typedef struct {
   const char *name;
   tandem_instruction_set instruction_set;
@@ -159,6 +217,12 @@ typedef struct {
 
   /// Returns how many finite values became infinite because fp16 cannot hold them.
   size_t (*convert)(const tandem_convert *);
+
+  /// Returns how many of the weights are infinite or no numbers; the tile is of no use then.
+  size_t (*quantize_tile)(const tandem_quantize_tile *);
+  void (*quantize_rows)(const tandem_quantize_rows *);
+  void (*linear_quantized)(const tandem_linear_quantized *);
+  void (*gemm_quantized)(const tandem_gemm_quantized *);
 
   /// Reads every byte once, as fast as we know how, and returns the sum of all 64-bit words.
   uint64_t (*read_all)(const void *bytes, size_t byte_count);
