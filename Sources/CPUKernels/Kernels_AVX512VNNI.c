@@ -5,8 +5,9 @@
 
 #include "Kernels.h"
 
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c"))), \
-                             apply_to = function)
+#pragma clang attribute push(                                                               \
+    __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c"))), \
+    apply_to = function)
 #define TANDEM_HAS_VNNI
 // clang-format off: the operations are written over the vector
 #include "Vector_AVX512.h"

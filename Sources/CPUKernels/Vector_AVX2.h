@@ -116,7 +116,8 @@ INLINE uint64_t words_sum(words a) {
 
 #include "HalfBlock_x86.h"
 
-// Codes of quantized weights, and sums of them times activations, an output a lane. Activations are numbers of 16 bits.
+// Codes of quantized weights, and sums of them times activations, an output a lane. Activations are numbers
+// of 16 bits.
 #define QUANTIZED_BYTES 0
 #define CODES_STRIDE 2
 typedef __m256i codes;
@@ -125,7 +126,8 @@ INLINE codes codes_load(const void *p) { return _mm256_loadu_si256((const codes 
 INLINE code_sum code_sum_zero(void) { return _mm256_setzero_si256(); }
 INLINE vec code_sum_floats(code_sum sum) { return _mm256_cvtepi32_ps(sum); }
 INLINE vec codes_floats(codes c, unsigned shift, uint32_t mask) {
-  return _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srl_epi32(c, _mm_cvtsi32_si128((int)shift)), _mm256_set1_epi32((int)mask)));
+  return _mm256_cvtepi32_ps(
+      _mm256_and_si256(_mm256_srl_epi32(c, _mm_cvtsi32_si128((int)shift)), _mm256_set1_epi32((int)mask)));
 }
 /// Adds the codes of bytes 0 and 2 of each word, which `mask` leaves, times two activations.
 INLINE code_sum codes_add_pair(code_sum sum, codes c, int mask, const int8_t *x) {

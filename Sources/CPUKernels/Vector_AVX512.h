@@ -99,8 +99,8 @@ INLINE words words_add(words a, words b) { return _mm512_add_epi64(a, b); }
 INLINE uint64_t words_sum(words a) { return (uint64_t)_mm512_reduce_add_epi64(a); }
 
 #ifdef TANDEM_HAS_VNNI
-// Codes of quantized weights, and sums of them times activations, an output a lane. Activations are two bytes each: the
-// upper ones of a group in the order of a tile's bytes, then the lower ones.
+// Codes of quantized weights, and sums of them times activations, an output a lane. Activations are two bytes
+// each: the upper ones of a group in the order of a tile's bytes, then the lower ones.
 #define QUANTIZED_BYTES 1
 #define CODES_STRIDE 1
 typedef __m512i codes;
@@ -108,9 +108,7 @@ typedef struct {
   __m512i upper, lower;
 } code_sum;
 INLINE codes codes_load(const void *p) { return _mm512_loadu_si512(p); }
-INLINE code_sum code_sum_zero(void) {
-  return (code_sum){_mm512_setzero_si512(), _mm512_setzero_si512()};
-}
+INLINE code_sum code_sum_zero(void) { return (code_sum){_mm512_setzero_si512(), _mm512_setzero_si512()}; }
 INLINE vec code_sum_floats(code_sum sum) {
   return _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(sum.upper, 7), sum.lower));
 }
@@ -134,7 +132,8 @@ INLINE code_sum codes_add4(code_sum sum, codes c, const int8_t *x) {
   return codes_add8(sum, _mm512_and_si512(_mm512_srli_epi32(c, 4), low_half), x + 4);
 }
 #else
-// Codes of quantized weights, and sums of them times activations, an output a lane. Activations are numbers of 16 bits.
+// Codes of quantized weights, and sums of them times activations, an output a lane. Activations are numbers
+// of 16 bits.
 #define QUANTIZED_BYTES 0
 #define CODES_STRIDE 2
 typedef __m512i codes;
@@ -143,7 +142,8 @@ INLINE codes codes_load(const void *p) { return _mm512_loadu_si512((const codes 
 INLINE code_sum code_sum_zero(void) { return _mm512_setzero_si512(); }
 INLINE vec code_sum_floats(code_sum sum) { return _mm512_cvtepi32_ps(sum); }
 INLINE vec codes_floats(codes c, unsigned shift, uint32_t mask) {
-  return _mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srl_epi32(c, _mm_cvtsi32_si128((int)shift)), _mm512_set1_epi32((int)mask)));
+  return _mm512_cvtepi32_ps(
+      _mm512_and_si512(_mm512_srl_epi32(c, _mm_cvtsi32_si128((int)shift)), _mm512_set1_epi32((int)mask)));
 }
 /// Adds the codes of bytes 0 and 2 of each word, which `mask` leaves, times two activations.
 INLINE code_sum codes_add_pair(code_sum sum, codes c, int mask, const int8_t *x) {

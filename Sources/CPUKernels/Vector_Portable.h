@@ -165,7 +165,8 @@ INLINE void half8_transpose(half8 v[8]) {
 INLINE void line_write(void *to, const void *from) { memcpy(to, from, CACHE_LINE); }
 INLINE void lines_written(void) {}
 
-// Codes of quantized weights, and sums of them times activations, an output a lane. Activations are numbers of 16 bits.
+// Codes of quantized weights, and sums of them times activations, an output a lane. Activations are numbers
+// of 16 bits.
 #define QUANTIZED_BYTES 0
 #define CODES_STRIDE 2
 typedef uint32_t codes __attribute__((ext_vector_type(4)));

@@ -23,6 +23,8 @@ public struct CheckpointError: Error, Hashable, Sendable, CustomStringConvertibl
         case ambiguousName
         /// A finite value is too large for fp16.
         case overflow
+        /// A value is infinite or no number, where it must be one.
+        case notFinite
         /// The file was cut or replaced after it was opened.
         case changed
     }

@@ -4,6 +4,7 @@ import HostRuntime
 import OPTModel
 import Placement
 import SystemPackage
+import TensorCore
 import Tokenization
 
 /// A loaded model, ready for any number of sessions, which it serves one after another.
@@ -25,6 +26,8 @@ public final class Engine: Sendable {
         public var cacheShares: TierShares?
         /// What the placement is chosen for, and leaves room for; nil for one sequence as long as the model knows.
         public var expectedWorkload: Workload?
+        /// How the layers' matrices are kept; nil for as they are.
+        public var quantization: Quantization?
         /// Weights in CPU memory are pinned.
         public var pinsWeights = true
         /// Weights are copied while earlier ones are used.
@@ -147,21 +150,25 @@ public final class Engine: Sendable {
         if let count = options.threadCount, count < 1 || count > 1024 {
             throw EngineError(.invalidOption, "\(count) threads were asked for; give 1 to 1024")
         }
-        let choice = try await LaneChoice(try model.configuration, options, notice: notice)
+        let configuration = try model.configuration.quantized(options.quantization)
+        let choice = try await LaneChoice(configuration, options, notice: notice)
         let pool = WorkerPool(workerCount: options.threadCount ?? choice.threadCount)
         let leader = LeaderThread(pool: pool)
         return try await leader.perform {
             try Engine(
-                model, choice: choice, options: options, instructionSet: instructionSet, pool: pool,
+                model, configuration, choice: choice, options: options, instructionSet: instructionSet,
+                pool: pool,
                 leader: leader, start: start, progress: progress)
         }
     }
 
     private init(
-        _ model: ModelReference, choice: LaneChoice, options: Options, instructionSet: InstructionSet,
+        _ model: ModelReference, _ configuration: OPTConfiguration, choice: LaneChoice, options: Options,
+        instructionSet: InstructionSet,
         pool: WorkerPool, leader: LeaderThread, start: ContinuousClock.Instant,
         progress: @escaping @Sendable (Int, Int) -> Void
     ) throws {
+        self.configuration = configuration
         self.instructionSet = instructionSet
         self.leader = leader
         self.pool = pool
@@ -169,8 +176,7 @@ public final class Engine: Sendable {
         group = options.group
         let source: any TensorSource
         switch model {
-        case .random(let configuration):
-            self.configuration = configuration
+        case .random:
             tokenizer = nil
             defaultGenerationOptions = GenerationOptions()
             source = DummyWeights(
@@ -178,7 +184,6 @@ public final class Engine: Sendable {
         case .folder(let folder), .weights(let folder, configurationFolder: _):
             var configurationFolder = folder
             if case .weights(_, configurationFolder: let other) = model { configurationFolder = other }
-            configuration = try model.configuration
             if Tokenizer.exists(in: configurationFolder) {
                 let tokenizer = try Tokenizer(folder: configurationFolder)
                 try Self.check(tokenizer, against: configuration)

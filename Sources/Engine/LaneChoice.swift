@@ -51,6 +51,12 @@ extension LaneChoice {
             self.init()
             return
         }
+        if configuration.quantization != nil {
+            throw EngineError(
+                .invalidOption,
+                "compressed weights are computed with on the CPU alone so far; add --device cpu, or leave --compress-weight out"
+            )
+        }
         let contextSeconds = start.duration(to: .now).seconds
         let choosing = GPUChoice(
             configuration: options.group.part(of: configuration), options: options, context: context,

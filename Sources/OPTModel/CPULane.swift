@@ -152,8 +152,11 @@ public final class CPULane: Lane, WorkerTask, @unchecked Sendable {
     }
 
     /// Does what falls to a worker of a product's `count` columns or inputs.
-    func work(on count: Int, _ worker: Int, _ body: (_ run: Range<Int>, _ isFirst: Bool) -> Void) {
-        shares.work(on: count, worker: worker, multiple: WorkShares.productUnit, body)
+    func work(
+        on count: Int, unit: Int = WorkShares.productUnit, _ worker: Int,
+        _ body: (_ run: Range<Int>, _ isFirst: Bool) -> Void
+    ) {
+        shares.work(on: count, worker: worker, multiple: unit, body)
     }
 
     /// Post-norm models normalize the residual stream behind each block, each worker some of the rows.

@@ -206,7 +206,6 @@ extension GPULane {
     /// A layer's pieces of the MLP in a pass. Divided pieces are cut at the boundary, unless the kernels do it.
     private func mlpPieces(_ layer: GPULayer, _ pass: Pass) -> [MLPPiece] {
         if readsBoundary(pass) { return layer.mlp }
-        let rowByteCount = UInt64(configuration.hiddenSize * 2)
         let streamed = layer.mlp.map { piece in
             var piece = piece
             if piece.isDivided { piece.neurons = piece.neurons.clamped(to: 0..<boundary) }
@@ -218,8 +217,8 @@ extension GPULane {
             let first = max(piece.neurons.lowerBound, min(boundary, piece.neurons.upperBound))
             let skipped = first - piece.neurons.lowerBound
             piece.neurons = first..<piece.neurons.upperBound
-            piece.fc1 += UInt64(skipped) * rowByteCount
-            piece.fc2 += UInt64(skipped) * rowByteCount
+            piece.fc1 += UInt64(configuration.fc1Form.byteCount(skipped))
+            piece.fc2 += UInt64(configuration.fc2Form.byteCount(skipped))
             piece.source = .fetched(index, skipping: skipped)
             return piece
         }

@@ -1,4 +1,5 @@
 import Placement
+import TensorCore
 
 /// The architecture of one OPT model, as its `config.json` says it.
 public struct OPTConfiguration: Sendable, Hashable {
@@ -29,6 +30,8 @@ public struct OPTConfiguration: Sendable, Hashable {
     public var beginOfSequence: Int32
     public var endOfSequence: Int32
     public var padding: Int32
+    /// How the layers' matrices are kept; nil for fp16.
+    public var quantization: Quantization?
 
     /// The row of position 0 in the position table.
     public static let positionOffset = 2
@@ -54,6 +57,7 @@ public struct OPTConfiguration: Sendable, Hashable {
         shape.hasBiases = hasBiases
         shape.hasAffineLayerNorms = hasAffineLayerNorms
         shape.hasFinalLayerNorm = hasFinalLayerNorm
+        shape.quantization = quantization
         return shape
     }
 

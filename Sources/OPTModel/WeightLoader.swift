@@ -2,6 +2,7 @@ import CPUKernels
 import Checkpoints
 import HostRuntime
 import Synchronization
+import TensorCore
 
 /// Copies tensors from their source to their slots, in pieces that the threads of a pool take one after another.
 ///
@@ -49,7 +50,12 @@ final class WeightLoader<Source: TensorSource>: WorkerTask, @unchecked Sendable 
         for slot in slots where slot.byteCount > 0 {
             let rowByteCount = max(1, slot.byteCount / slot.rows.count)
             // Turned over, a band's rows become columns: whole cache lines of them.
-            let unit = slot.layout == .transposed ? 32 : 1
+            let unit =
+                switch slot.layout {
+                case .transposed: 32
+                case .quantized: Quantization.tileOutputs
+                case .rows, .vector: 1
+                }
             let step = max(unit, Self.pieceByteCount / rowByteCount / unit * unit)
             for lower in stride(from: slot.rows.lowerBound, to: slot.rows.upperBound, by: step) {
                 pieces.append(
@@ -103,6 +109,36 @@ final class WeightLoader<Source: TensorSource>: WorkerTask, @unchecked Sendable 
             let destination = piece.base.assumingMemoryBound(to: UInt16.self) + firstRow
             try source.read(
                 block, into: destination, stride: slot.rows.count, transposed: true, kernels: kernels)
+        case .quantized(let form):
+            try quantize(block, form, of: slot, into: piece.base)
+        }
+    }
+
+    /// Reads a band of outputs and makes their tiles.
+    private func quantize(
+        _ block: TensorBlock, _ form: MatrixForm, of slot: TensorSlot, into base: UnsafeMutableRawPointer
+    ) throws(CheckpointError) {
+        let stride = block.columns.count
+        let halves = UnsafeMutablePointer<UInt16>.allocate(capacity: block.rows.count * stride)
+        defer { halves.deallocate() }
+        try source.read(block, into: halves, stride: stride, transposed: false, kernels: kernels)
+        let layout = form.layout(form.order == .byOutputs ? slot.rows.count : slot.columns.count)!
+        let first = (block.rows.lowerBound - slot.rows.lowerBound) / Quantization.tileOutputs
+        for index in 0..<block.rows.count / Quantization.tileOutputs {
+            for group in 0..<layout.groupCount {
+                let inputs = layout.inputs(ofGroup: group)
+                var tile = tandem_quantize_tile(
+                    weights: halves + index * Quantization.tileOutputs * stride + inputs.lowerBound,
+                    stride: stride, inputs: inputs.count, bits: Int32(layout.quantization.bits),
+                    tile: base + layout.offset(block: first + index, group: group))
+                if kernels.pointee.quantize_tile(&tile) == 0 { continue }
+                let row = block.rows.lowerBound + index * Quantization.tileOutputs
+                throw CheckpointError(
+                    .notFinite, file: source.location(of: block.name), tensor: block.name,
+                    "Among rows \(row) to \(row + Quantization.tileOutputs - 1) are infinities or values that are no numbers, "
+                        + "which cannot be compressed. Leave --compress-weight out, or download the checkpoint again."
+                )
+            }
         }
     }
 }

@@ -1,9 +1,10 @@
 // Products with quantized weights; docs/quantization.md has the layout of their tiles.
 //
-// A tile is 16 outputs x up to 64 inputs, of which a unit of 64 bytes holds a few inputs of all outputs. Codes are
-// multiplied as integers, straight from the tile: activations are rounded, group by group, to 15 bits, which is what
-// fp16 leaves of them. A group's integer sums then take part with the group's scale, and its minimum times the sum of
-// its activations. A lane of a vector is an output, so nothing is summed up across lanes.
+// A tile is 16 outputs x up to 64 inputs, of which a unit of 64 bytes holds a few inputs of all outputs.
+// Codes are multiplied as integers, straight from the tile: activations are rounded, group by group, to 15
+// bits, which is what fp16 leaves of them. A group's integer sums then take part with the group's scale, and
+// its minimum times the sum of its activations. A lane of a vector is an output, so nothing is summed up
+// across lanes.
 
 #define QUANTIZED_PARTS (TANDEM_TILE_OUTPUTS / VEC_WIDTH)
 // Activations are whole numbers of up to this, times their group's scale.
@@ -11,14 +12,15 @@
 
 // A group of a row's activations.
 typedef struct {
-  // As the instruction set wants them: 64 numbers of 16 bits; or 64 times their upper bytes (of 128) in the order of a
-  // tile's bytes, then 64 times what is left.
+  // As the instruction set wants them: 64 numbers of 16 bits; or 64 times their upper bytes (of 128) in the
+  // order of a tile's bytes, then 64 times what is left.
   _Alignas(8) int8_t values[2 * TANDEM_GROUP_INPUTS];
   float scale;
   float sum;  // of the group's activations, as they were rounded
 } quantized_group;
 
-_Static_assert(sizeof(quantized_group) == TANDEM_QUANTIZED_GROUP_BYTES, "the header says how large a group is");
+_Static_assert(sizeof(quantized_group) == TANDEM_QUANTIZED_GROUP_BYTES,
+               "the header says how large a group is");
 
 INLINE size_t tile_units(size_t inputs, int bits) { return inputs * (size_t)bits / 32; }
 INLINE size_t tile_bytes(size_t inputs, int bits) { return (tile_units(inputs, bits) + 1) * CACHE_LINE; }
@@ -173,24 +175,24 @@ INLINE void quantized_by_inputs(const quantized_tile_run *run, const size_t unit
   }
 }
 
-#define QUANTIZED_TILES(rows)                                                                         \
+#define QUANTIZED_TILES(rows)                                                                               \
   TILE quantized_by_outputs_4_##rows(const quantized_tile_run *run) { quantized_by_outputs(run, 4, rows); } \
   TILE quantized_by_outputs_8_##rows(const quantized_tile_run *run) { quantized_by_outputs(run, 8, rows); } \
-  TILE quantized_by_inputs_4_##rows(const quantized_tile_run *run) {                                  \
-    if (run->inputs == TANDEM_GROUP_INPUTS) {                                                         \
-      quantized_by_inputs(run, TANDEM_GROUP_INPUTS / 8, 4, rows);                                     \
-    } else {                                                                                          \
-      quantized_by_inputs(run, run->inputs / 8, 4, rows);                                             \
-    }                                                                                                 \
-  }                                                                                                   \
-  TILE quantized_by_inputs_8_##rows(const quantized_tile_run *run) {                                  \
-    if (run->inputs == TANDEM_GROUP_INPUTS) {                                                         \
-      quantized_by_inputs(run, TANDEM_GROUP_INPUTS / 4, 8, rows);                                     \
-    } else {                                                                                          \
-      quantized_by_inputs(run, run->inputs / 4, 8, rows);                                             \
-    }                                                                                                 \
+  TILE quantized_by_inputs_4_##rows(const quantized_tile_run *run) {                                        \
+    if (run->inputs == TANDEM_GROUP_INPUTS) {                                                               \
+      quantized_by_inputs(run, TANDEM_GROUP_INPUTS / 8, 4, rows);                                           \
+    } else {                                                                                                \
+      quantized_by_inputs(run, run->inputs / 8, 4, rows);                                                   \
+    }                                                                                                       \
+  }                                                                                                         \
+  TILE quantized_by_inputs_8_##rows(const quantized_tile_run *run) {                                        \
+    if (run->inputs == TANDEM_GROUP_INPUTS) {                                                               \
+      quantized_by_inputs(run, TANDEM_GROUP_INPUTS / 4, 8, rows);                                           \
+    } else {                                                                                                \
+      quantized_by_inputs(run, run->inputs / 4, 8, rows);                                                   \
+    }                                                                                                       \
   }
-#define QUANTIZED_TILE_NAMES(rows)                                      \
+#define QUANTIZED_TILE_NAMES(rows)                                                             \
   {quantized_by_outputs_4_##rows, quantized_by_outputs_8_##rows, quantized_by_inputs_4_##rows, \
    quantized_by_inputs_8_##rows}
 
@@ -260,9 +262,10 @@ static void linear_quantized(const tandem_linear_quantized *a) {
   }
 }
 
-// Weights of a tile as floats, [inputs, GEMM_COLUMNS] of the panels that the tile's outputs are in: `packed` is where
-// the first output's column begins, and the panels lie `panel_stride` apart.
-static void dequantize_tile(const uint8_t *tile, size_t inputs, int bits, float *packed, size_t panel_stride) {
+// Weights of a tile as floats, [inputs, GEMM_COLUMNS] of the panels that the tile's outputs are in: `packed`
+// is where the first output's column begins, and the panels lie `panel_stride` apart.
+static void dequantize_tile(const uint8_t *tile, size_t inputs, int bits, float *packed,
+                            size_t panel_stride) {
   const size_t units = tile_units(inputs, bits), per_unit = 32 / (size_t)bits;
   const tandem_half *scales = (const tandem_half *)(tile + units * CACHE_LINE);
   vec scale[QUANTIZED_PARTS], minimum[QUANTIZED_PARTS];

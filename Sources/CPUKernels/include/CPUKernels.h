@@ -15,8 +15,8 @@ typedef uint16_t tandem_half;
 
 typedef enum {
   TANDEM_PORTABLE = 0,
-  TANDEM_AVX2 = 1,    // AVX2, FMA and F16C
-  TANDEM_AVX512 = 2,  // AVX-512 F, BW, VL, DQ
+  TANDEM_AVX2 = 1,         // AVX2, FMA and F16C
+  TANDEM_AVX512 = 2,       // AVX-512 F, BW, VL, DQ
   TANDEM_AVX512_VNNI = 3,  // and VNNI, products of bytes
 } tandem_instruction_set;
 
@@ -129,7 +129,8 @@ typedef struct {
   int32_t transposed;
 } tandem_convert;
 
-/// Outputs of a tile of quantized weights, and the most inputs of a group; docs/quantization.md has the layout.
+/// Outputs of a tile of quantized weights, and the most inputs of a group; docs/quantization.md has the
+/// layout.
 #define TANDEM_TILE_OUTPUTS 16
 #define TANDEM_GROUP_INPUTS 64
 
@@ -154,8 +155,9 @@ typedef struct {
   void *groups;   // [groups, rows] of TANDEM_QUANTIZED_GROUP_BYTES, 8-byte aligned
 } tandem_quantize_rows;
 
-/// y[r, o] = activation(bias[o] + sum over i of x[r, i] * W[o, i]) for weights that are kept by outputs; for those kept by
-/// inputs y[r, o] = that sum alone, added to what y holds where `accumulate` is set. For few rows (1 ... 32).
+/// y[r, o] = activation(bias[o] + sum over i of x[r, i] * W[o, i]) for weights that are kept by outputs; for
+/// those kept by inputs y[r, o] = that sum alone, added to what y holds where `accumulate` is set. For few
+/// rows (1 ... 32).
 typedef struct {
   const void *x;        // of quantize_rows
   const void *weights;  // tiles, 64-byte aligned

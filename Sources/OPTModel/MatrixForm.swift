@@ -1,0 +1,88 @@
+import HostRuntime
+import TensorCore
+
+/// How a matrix of a layer, or a range of one, lies in memory: by outputs as the checkpoint has it, or by inputs, turned
+/// over; in fp16 or quantized. A range of its rows, which are outputs or inputs, is one run of bytes.
+struct MatrixForm: Sendable, Hashable {
+    let order: QuantizedLayout.Order
+    /// The elements of a row: inputs, or outputs.
+    let width: Int
+    /// nil for fp16.
+    let quantization: Quantization?
+    /// Inputs after which a group ends in any case.
+    let period: Int
+
+    init(
+        _ order: QuantizedLayout.Order, width: Int, _ quantization: Quantization?,
+        period: Int = Quantization.groupSize
+    ) {
+        self.order = order
+        self.width = width
+        self.quantization = quantization
+        self.period = period
+    }
+
+    /// The bytes of the first `rowCount` rows, which is where the next one begins.
+    func byteCount(_ rowCount: Int) -> Int {
+        guard quantization != nil else { return rowCount * width * MemoryLayout<UInt16>.size }
+        return rowCount == 0 ? 0 : layout(rowCount)!.byteCount
+    }
+
+    /// The tiles of the first `rowCount` rows; nil for fp16.
+    func layout(_ rowCount: Int) -> QuantizedLayout? {
+        quantization.map {
+            order == .byOutputs
+                ? QuantizedLayout($0, order, outputs: rowCount, inputs: width, period: period)
+                : QuantizedLayout($0, order, outputs: width, inputs: rowCount, period: period)
+        }
+    }
+
+    /// Ranges of rows begin at a multiple of it, at least.
+    var unit: Int {
+        guard quantization != nil else { return WorkShares.productUnit }
+        return order == .byOutputs ? Quantization.tileOutputs : period
+    }
+}
+
+extension OPTConfiguration {
+    /// Queries, keys and values, each: [heads · head dimension, hidden], by outputs.
+    var qkvForm: MatrixForm { MatrixForm(.byOutputs, width: hiddenSize, quantization) }
+
+    /// The output projection: [heads · head dimension, hidden], by inputs. No group of inputs is of two heads.
+    var outputForm: MatrixForm {
+        MatrixForm(
+            .byInputs, width: hiddenSize, quantization,
+            period: headDimension % Quantization.groupSize == 0 ? Quantization.groupSize : headDimension)
+    }
+
+    /// [neurons, hidden], by outputs.
+    var fc1Form: MatrixForm { qkvForm }
+
+    /// [neurons, hidden], by inputs.
+    var fc2Form: MatrixForm { MatrixForm(.byInputs, width: hiddenSize, quantization) }
+
+    /// The same model with its layers' matrices kept so.
+    ///
+    /// - Throws: where its sizes do not allow it.
+    public func quantized(_ quantization: Quantization?) throws(ModelError) -> OPTConfiguration {
+        if quantization != nil, let quantizationProblem {
+            throw ModelError(.invalidConfiguration, quantizationProblem)
+        }
+        var configuration = self
+        configuration.quantization = quantization
+        return configuration
+    }
+
+    /// Why the layers' matrices cannot be quantized, in a sentence; nil where they can.
+    public var quantizationProblem: String? {
+        let sizes = [
+            ("hidden size", hiddenSize, Quantization.tileOutputs),
+            ("head dimension", headDimension, Quantization.tileOutputs),
+            ("feed-forward size", feedForwardSize, Quantization.groupSize),
+        ]
+        guard let (size, value, unit) = sizes.first(where: { !$0.1.isMultiple(of: $0.2) }) else { return nil }
+        return
+            "the weights of \(name) cannot be compressed, as its \(size) of \(value) is no multiple of \(unit); leave "
+            + "--compress-weight out"
+    }
+}
