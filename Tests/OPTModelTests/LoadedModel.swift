@@ -45,14 +45,22 @@ struct LoadedModel {
     init(
         _ folder: FilePath, group: any Communicator, channel: any CommandChannel, workerCount: Int
     ) throws {
-        configuration = try OPTConfiguration(folder: folder)
+        try self.init(
+            OPTConfiguration(folder: folder), source: CheckpointFiles(folder: folder), group: group,
+            channel: channel, workerCount: workerCount)
+    }
+
+    init(
+        _ configuration: OPTConfiguration, source: some TensorSource, group: any Communicator,
+        channel: any CommandChannel, workerCount: Int
+    ) throws {
+        self.configuration = configuration
         pool = WorkerPool(workerCount: workerCount)
         let kernels = fastestKernels!
         let part = GroupPart(configuration, group)
         let weights = try OPTWeights(
             part.shard.configuration,
-            from: try ShardSource(try CheckpointFiles(folder: folder), part.shard), pool: pool,
-            kernels: kernels
+            from: try ShardSource(source, part.shard), pool: pool, kernels: kernels
         ) { _, _ in }
         let lane = try CPULane(weights, group: part, pool: pool, kernels: kernels)
         decoder = group.place.rank == 0 ? Decoder(ConductingLane(lane, channel: channel)) : Decoder(lane)
