@@ -183,6 +183,8 @@ public final class CPULane: Lane, WorkerTask, @unchecked Sendable {
         _ segment: StepBatch.Segment, head: Int, layer: Int, shard: LayerShard, _ step: Step, _ worker: Int
     ) {
         let headDimension = configuration.headDimension
+        let positionByteCount = configuration.cachePositionByteCount
+        let isCacheQuantized = configuration.hasQuantizedCache
         let width = shard.heads.count * headDimension
         let column = (head - shard.heads.lowerBound) * headDimension
         let qkv = scratch.qkv + segment.firstRow * 3 * width + column
@@ -190,15 +192,22 @@ public final class CPULane: Lane, WorkerTask, @unchecked Sendable {
         let values = step.cache.values(layer: layer, sequence: segment.sequence, head: head)
         for row in 0..<segment.rowCount {
             let source = qkv + row * 3 * width
-            let element = (segment.firstPosition + row) * headDimension
-            kernels.half_from_float(source + width, keys + element, headDimension)
-            kernels.half_from_float(source + 2 * width, values + element, headDimension)
+            let offset = (segment.firstPosition + row) * positionByteCount
+            if isCacheQuantized {
+                kernels.quantize_position(source + width, keys + offset, headDimension)
+                kernels.quantize_position(source + 2 * width, values + offset, headDimension)
+            } else {
+                kernels.half_from_float(
+                    source + width, (keys + offset).assumingMemoryBound(to: UInt16.self), headDimension)
+                kernels.half_from_float(
+                    source + 2 * width, (values + offset).assumingMemoryBound(to: UInt16.self), headDimension)
+            }
         }
         var operation = tandem_attention(
             queries: qkv, query_stride: 3 * width, keys: keys, values: values,
             out: scratch.attended + segment.firstRow * width + column, out_stride: width,
             query_count: segment.rowCount, head_dim: headDimension, first_position: segment.firstPosition,
-            scratch: scratch.attention(worker: worker))
+            scratch: scratch.attention(worker: worker), cache_bits: isCacheQuantized ? 4 : 16)
         kernels.attention(&operation)
     }
 

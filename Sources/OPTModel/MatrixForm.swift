@@ -61,15 +61,24 @@ extension OPTConfiguration {
     /// [neurons, hidden], by inputs.
     var fc2Form: MatrixForm { MatrixForm(.byInputs, width: hiddenSize, quantization) }
 
-    /// The same model with its layers' matrices kept so.
+    /// The same model with its layers' matrices kept so, and its cache in 4 bits.
     ///
     /// - Throws: where its sizes do not allow it.
-    public func quantized(_ quantization: Quantization?) throws(ModelError) -> OPTConfiguration {
+    public func quantized(_ quantization: Quantization?, cache: Bool = false) throws(ModelError)
+        -> OPTConfiguration
+    {
         if quantization != nil, let quantizationProblem {
             throw ModelError(.invalidConfiguration, quantizationProblem)
         }
+        if cache, !headDimension.isMultiple(of: Quantization.tileOutputs) {
+            throw ModelError(
+                .invalidConfiguration,
+                "the cache of \(name) cannot be compressed, as its head dimension of \(headDimension) is no multiple of "
+                    + "\(Quantization.tileOutputs); leave --compress-cache out")
+        }
         var configuration = self
         configuration.quantization = quantization
+        configuration.hasQuantizedCache = cache
         return configuration
     }
 
