@@ -67,7 +67,7 @@ let package = Package(
             name: "OPTModelTests",
             dependencies: [
                 "OPTModel", "Placement", "Collectives", "CUDA", "CUDAKernelImage", "CPUKernels",
-                "HostRuntime",
+                "HostRuntime", "TensorCore", "EmulatedTiles",
                 "AllocationsOfThreads",
                 .product(name: "SystemPackage", package: "swift-system"),
             ]),
@@ -86,6 +86,7 @@ let package = Package(
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]),
         .target(name: "AllocationCounter", path: "Tests/AllocationCounter"),
+        .target(name: "EmulatedTiles", path: "Tests/EmulatedTiles", cSettings: kernelSettings),
         .target(
             name: "AllocationsOfThreads", dependencies: ["AllocationCounter", "HostRuntime"],
             path: "Tests/AllocationsOfThreads"),
