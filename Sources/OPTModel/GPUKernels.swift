@@ -17,6 +17,7 @@ final class GPUKernels: Sendable {
     private let gemmKernels: GEMMKernels
     private let decodeStepKernels, rankStepKernels: DecodeStepKernels?
     let boxes: BoxKernels?
+    let quantized: QuantizedKernels
     private let attentionRowsKernels: AttentionRowsKernels?
     let link: LinkKernels
 
@@ -42,6 +43,7 @@ final class GPUKernels: Sendable {
         decodeStepKernels = hasCopyEngine ? try DecodeStepKernels(module, "tandem_kernel_decode") : nil
         rankStepKernels = hasCopyEngine ? try DecodeStepKernels(module, "tandem_kernel_decode_ranks") : nil
         boxes = hasCopyEngine ? try BoxKernels(module) : nil
+        quantized = try QuantizedKernels(module, hasClusters: hasCopyEngine)
         attentionRowsKernels = hasCopyEngine ? try AttentionRowsKernels(module) : nil
         link = try LinkKernels(module)
         for dimension in HeadDimensionKernels.dimensions {
@@ -261,9 +263,9 @@ final class GPUKernels: Sendable {
     static let mostSplits = 16
     /// Only pairs of blocks become clusters. Fours must find four free multiprocessors side by side, which the kernel
     /// in front leaves late: opt-1.3b, where they would be fours, took 1.26 ms a token before clusters and 1.40 with.
-    private static let clusterBlocks = 2
-    private static let mostNormalizedRows = 2
-    private static let mostNormalizedInputs = 12288
+    static let clusterBlocks = 2
+    static let mostNormalizedRows = 2
+    static let mostNormalizedInputs = 12288
     private static let linearSumsByteCount = 65536
 }
 
