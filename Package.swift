@@ -66,7 +66,8 @@ let package = Package(
         .testTarget(
             name: "OPTModelTests",
             dependencies: [
-                "TensorCore", "Checkpoints", "OPTModel", "Placement", "Collectives", "CUDA", "CUDAKernelImage",
+                "TensorCore", "Checkpoints", "OPTModel", "Placement", "Collectives", "CUDA",
+                "CUDAKernelImage",
                 "CPUKernels", "HostRuntime", "EmulatedTiles",
                 "AllocationsOfThreads",
                 .product(name: "SystemPackage", package: "swift-system"),

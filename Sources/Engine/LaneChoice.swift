@@ -51,11 +51,11 @@ extension LaneChoice {
             self.init()
             return
         }
-        if configuration.quantization != nil || configuration.hasQuantizedCache {
+        if configuration.hasQuantizedCache {
             throw EngineError(
                 .invalidOption,
-                "compressed weights and caches are computed with on the CPU alone so far; add --device cpu, or leave "
-                    + "--compress-weight and --compress-cache out")
+                "compressed caches are computed with on the CPU alone so far; add --device cpu, or leave --compress-cache out"
+            )
         }
         let contextSeconds = start.duration(to: .now).seconds
         let choosing = GPUChoice(

@@ -1,6 +1,8 @@
-// Keys and values in 4 bits: of each position the codes of a head, then scale and minimum of each of its groups.
+// Keys and values in 4 bits: of each position the codes of a head, then scale and minimum of each of its
+// groups.
 //
-// A group of n elements has n / 2 bytes: byte b has element b in its low half and element b + n / 2 in its high half.
+// A group of n elements has n / 2 bytes: byte b has element b in its low half and element b + n / 2 in its
+// high half.
 
 static float half_value(tandem_half half) {
   float value;

@@ -258,7 +258,7 @@ typedef struct {
 typedef struct {
   /// Of the weights that lie [outputs, inputs]: 3 dimensions (64 inputs, outputs, inputs / 64), boxes of (64,
   /// 16, 8) in 128-byte swizzle. Of those that lie [inputs, outputs]: 2 dimensions (outputs, inputs), boxes
-  /// of (64, 128) in the same swizzle.
+  /// of (64, 128) in the same swizzle. Of quantized weights the first word is the tiles' address.
   uint64_t qkv[16], output[16], fc1[16], fc2[16];
   tandem_gpu_decode_vectors vectors;
 } tandem_gpu_decode_layer;
@@ -293,6 +293,9 @@ typedef struct {
 #define TANDEM_GPU_DECODE_LAYERS 96
 #define TANDEM_GPU_DECODE_HIDDEN 12288
 #define TANDEM_GPU_DECODE_STAGE_BYTES 16384
+/// Inputs of a stage of W [inputs, outputs]: of fp16, and of quantized weights.
+#define TANDEM_GPU_DECODE_STAGE_INPUTS 128
+#define TANDEM_GPU_DECODE_STAGE_INPUTS_4_BITS 448
 /// Threads and dynamic shared memory of a block.
 #define TANDEM_GPU_DECODE_BLOCK 384
 #define TANDEM_GPU_DECODE_SHARED_BYTES 226496
