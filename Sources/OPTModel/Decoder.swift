@@ -77,7 +77,8 @@ public final class Decoder: Sendable {
         var rest = run[...]
         while !rest.isEmpty {
             let isLast = rest.count <= state.batch.rowCapacity
-            let piece = rest.prefix(isLast ? rest.count : min(state.batch.rowCapacity, rest.count - logitsCount))
+            let piece = rest.prefix(
+                isLast ? rest.count : min(state.batch.rowCapacity, rest.count - logitsCount))
             rest = rest.dropFirst(piece.count)
             piece.withUnsafeBufferPointer {
                 state.append($0, to: sequence, logitsCount: isLast ? logitsCount : 0)

@@ -14,7 +14,8 @@ public final class DecoderState: @unchecked Sendable {  // touched only by the t
     ///   - logitsCount: the rows of a pass whose logits are wanted, at most, where that is more than one of each sequence.
     public init(_ lane: some Lane, capacities: [Int], logitsCount: Int = 0) throws(ModelError) {
         precondition(
-            logitsCount <= lane.logitsCapacity, "DecoderState: logits of \(logitsCount) of \(lane.logitsCapacity) rows")
+            logitsCount <= lane.logitsCapacity,
+            "DecoderState: logits of \(logitsCount) of \(lane.logitsCapacity) rows")
         sequenceCount = capacities.count
         cache = try lane.makeCache(capacities: capacities, logitsCount: logitsCount)
         let rowCapacity = min(lane.rowCapacity, max(sequenceCount, capacities.reduce(0, +)))

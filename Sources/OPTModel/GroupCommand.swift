@@ -92,7 +92,8 @@ extension GroupCommand {
                 reader.wordCount == Int(count)
             else { return nil }
             self = .makeCache(
-                id: id, capacities: (0..<count).map { _ in Int(reader.next()!) }, logitsCount: Int(logitsCount))
+                id: id, capacities: (0..<count).map { _ in Int(reader.next()!) },
+                logitsCount: Int(logitsCount))
         case .releaseCache:
             self = .releaseCache(id: id)
         case .measureSums:
