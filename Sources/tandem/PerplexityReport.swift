@@ -62,7 +62,8 @@ struct PerplexityReport: Codable {
         }
         lines.append(
             "\(scoredTokens) \(scoredTokens < textTokens ? "of \(textTokens) " : "")tokens in "
-                + (windows == 1 ? "1 window of \(window)" : "\(windows) windows of \(window), \(stride) apart"))
+                + (windows == 1
+                    ? "1 window of \(window)" : "\(windows) windows of \(window), \(stride) apart"))
         lines.append(
             "\(seconds.formatted(decimals: 3)) s, \(tokensPerSecond.formatted(decimals: 1)) tokens/s")
         return lines.joined(separator: "\n") + "\n"

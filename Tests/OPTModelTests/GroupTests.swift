@@ -176,7 +176,7 @@ func inThreadGroup(
 }
 
 /// The same with a golden case's model on CPU lanes.
-private func inThreadGroup(
+func inThreadGroup(
     of size: Int, _ golden: GoldenCase, workerCount: Int = 1, failingMeeting: Int? = nil,
     _ body: (LoadedModel, ThreadGroup) throws -> Void
 ) throws -> [String?] {
@@ -246,6 +246,7 @@ extension EmulatedGPUTests {
                 for (tokens, prompt) in zip(batch.tokens, golden.prompts) {
                     #expect(tokens == Array(prompt.tokens.prefix(6)))
                 }
+                if !oneShot { try golden.expect(try model.logits(of: golden.text, rowCount: 40)) }
                 // All of them are small.
                 #expect((group.reduceCount == 0) == oneShot)
             }
