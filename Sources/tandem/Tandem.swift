@@ -13,7 +13,7 @@ struct Tandem: AsyncParsableCommand {
         version: "0.1.0",
         subcommands: [
             Generate.self, Bench.self, LowLatency.self, DistributedLowLatency.self, Balanced.self, Plan.self,
-            Doctor.self,
+            PerplexityCommand.self, Doctor.self,
         ])
 
     static func main() async {
