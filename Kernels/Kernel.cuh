@@ -86,18 +86,23 @@ __device__ __forceinline__ uint4 load_once(const void *pointer) {
   return value;
 }
 
-/// The same of 8 and of 4 bytes.
-__device__ __forceinline__ uint2 load_8_once(const void *pointer) {
-  uint2 value;
-  asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0,%1}, [%2];"
-               : "=r"(value.x), "=r"(value.y)
-               : "l"(pointer));
-  return value;
+/// The same of 8 and of 4 bytes, where the condition holds; else the value stays as it is.
+__device__ __forceinline__ void load_once_if(bool condition, uint2 &value, const void *pointer) {
+  asm volatile("{.reg .pred p; setp.ne.u32 p, %3, 0; @p ld.global.nc.L1::no_allocate.v2.u32 {%0,%1}, [%2];}"
+               : "+r"(value.x), "+r"(value.y)
+               : "l"(pointer), "r"(uint32_t(condition)));
 }
-__device__ __forceinline__ uint32_t load_4_once(const void *pointer) {
-  uint32_t value;
-  asm volatile("ld.global.nc.L1::no_allocate.u32 %0, [%1];" : "=r"(value) : "l"(pointer));
-  return value;
+__device__ __forceinline__ void load_once_if(bool condition, uint32_t &value, const void *pointer) {
+  asm volatile("{.reg .pred p; setp.ne.u32 p, %2, 0; @p ld.global.nc.L1::no_allocate.u32 %0, [%1];}"
+               : "+r"(value)
+               : "l"(pointer), "r"(uint32_t(condition)));
+}
+
+/// word & mask | bits in one instruction: of two constants the compiler makes two.
+__device__ __forceinline__ uint32_t mask_and_set(uint32_t word, uint32_t mask, uint32_t bits) {
+  uint32_t result;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(result) : "r"(word), "r"(mask), "r"(bits));
+  return result;
 }
 
 /// Asks for 16 bytes in shared memory, or zeros.

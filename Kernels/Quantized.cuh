@@ -58,20 +58,23 @@ struct Part {
   uint2 codes[BITS / 2];      // of outputs g and g + 8; with 8 bits four inputs in each, else eight
   uint32_t scales, minimums;  // of outputs g and g + 8
 
-  /// Of a tile of `count` inputs; zeros where they are behind it. `g` and `t` are the lane's.
-  __device__ __forceinline__ void read(const unsigned char *tile, uint32_t count, uint32_t g, uint32_t t) {
+  /// Where the lane's codes begin in a tile.
+  static __device__ __forceinline__ uint32_t place(uint32_t g, uint32_t t) { return 16 * BITS * t + 8 * g; }
+
+  /// Of a tile of `count` inputs, from the lane's place on. Where the lane's first eight inputs are behind
+  /// them its weights are zero; where the second eight are they are any, and x must be zero.
+  __device__ __forceinline__ void read(const unsigned char *at, uint32_t count, uint32_t g, uint32_t t) {
+    const bool is_inside = 8 * t < count;
 #pragma unroll
     for (uint32_t i = 0; i < BITS / 2; i++) {
       const uint32_t half = BITS == 4 ? i : i / 2;
-      const uint32_t unit = BITS == 4 ? 4 * half + t : 8 * half + 2 * t + i % 2;
-      codes[i] = make_uint2(0, 0);
-      if (32 * half + 8 * t < count) codes[i] = load_8_once(tile + 64 * unit + 8 * g);
+      load_once_if(half == 0 ? is_inside : 8 * t + 32 < count, codes[i],
+                   at + 64 * BITS * half + (BITS == 4 ? 0 : 64 * (i % 2)));
     }
-    scales = minimums = 0;
-    if (count > 0) {
-      scales = load_4_once(tile + 2 * BITS * count + 4 * g);
-      minimums = load_4_once(tile + 2 * BITS * count + 32 + 4 * g);
-    }
+    const unsigned char *scale = at + int32_t(2 * BITS * count + 4 * g - place(g, t));
+    if (!is_inside) scales = minimums = 0;
+    load_once_if(is_inside, scales, scale);
+    load_once_if(is_inside, minimums, scale + 32);
   }
 };
 
@@ -96,10 +99,10 @@ __device__ __forceinline__ uint32_t weights_of_16(uint32_t numbers, __half2 scal
 /// The weights of one output and eight inputs, in pairs.
 __device__ __forceinline__ void expand(uint32_t pairs[4], uint32_t word, __half2 scale, __half2 minimum) {
   const uint32_t later = word >> 8;
-  pairs[0] = weights((word & 0x000f000f) | ONES_1024, scale, minimum);
-  pairs[1] = weights((later & 0x000f000f) | ONES_1024, scale, minimum);
-  pairs[2] = weights_of_16((word & 0x00f000f0) | ONES_1024, scale, minimum);
-  pairs[3] = weights_of_16((later & 0x00f000f0) | ONES_1024, scale, minimum);
+  pairs[0] = weights(mask_and_set(word, 0x000f000f, ONES_1024), scale, minimum);
+  pairs[1] = weights(mask_and_set(later, 0x000f000f, ONES_1024), scale, minimum);
+  pairs[2] = weights_of_16(mask_and_set(word, 0x00f000f0, ONES_1024), scale, minimum);
+  pairs[3] = weights_of_16(mask_and_set(later, 0x00f000f0, ONES_1024), scale, minimum);
 }
 
 __device__ __forceinline__ void expand(uint32_t pairs[4], uint32_t word, uint32_t next_word, __half2 scale,

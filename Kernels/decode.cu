@@ -188,22 +188,35 @@ struct Walk {
     const uint32_t groups = F::groups(a.hidden);
     return min(groups, a.hidden / 64 - k * groups);
   }
+  // Calls `take` with the runs of bytes of a stage of quantized weights, and where in the stage each begins.
+  template <typename Take>
+  __device__ __forceinline__ void runs(Take take) const {
+    using F = Form<BITS>;
+    const uint8_t *tiles = reinterpret_cast<const uint8_t *>(*map);
+    if (is_transposed()) {
+      const uint32_t count = group_count();
+      for (uint32_t n = 0; n < count; n++) {
+        const size_t first = size_t(k * F::GROUPS + n) * (a.hidden / 16) + tile * 4;
+        take(tiles + first * F::TILE_BYTES, 4 * F::TILE_BYTES, n * 4 * F::TILE_BYTES);
+      }
+    } else {
+      const size_t first = size_t(tile) * (a.hidden / 64) + k * F::groups(a.hidden);
+      take(tiles + first * F::TILE_BYTES, byte_count(), 0);
+    }
+  }
+  __device__ __forceinline__ void prefetch() const {
+    if constexpr (BITS != 16) {
+      if (is_quantized()) {
+        runs([](const void *from, uint32_t count, uint32_t) { ring::prefetch_bytes(from, count); });
+      }
+    }
+  }
   __device__ __forceinline__ void copy(uint32_t to, uint32_t barrier, uint64_t policy) const {
     if constexpr (BITS != 16) {
-      using F = Form<BITS>;
-      const uint8_t *tiles = reinterpret_cast<const uint8_t *>(*map);
-      if (is_quantized() && is_transposed()) {
-        const uint32_t count = group_count();
-        for (uint32_t n = 0; n < count; n++) {
-          const size_t first = size_t(k * F::GROUPS + n) * (a.hidden / 16) + tile * 4;
-          ring::copy_bytes(to + n * 4 * F::TILE_BYTES, tiles + first * F::TILE_BYTES, 4 * F::TILE_BYTES,
-                           barrier, policy);
-        }
-        return;
-      }
       if (is_quantized()) {
-        const size_t first = size_t(tile) * (a.hidden / 64) + k * F::groups(a.hidden);
-        return ring::copy_bytes(to, tiles + first * F::TILE_BYTES, byte_count(), barrier, policy);
+        return runs([&](const void *from, uint32_t count, uint32_t at) {
+          ring::copy_bytes(to + at, from, count, barrier, policy);
+        });
       }
     }
     if (is_transposed()) {
@@ -221,7 +234,12 @@ __device__ __forceinline__ void feed(const tandem_gpu_decode &a, const Block &b)
   const uint32_t full = b.stages + BARRIERS_AT, empty = full + 8 * STAGES;
   const uint64_t policy = ring::evict_first();
   ring::Place<STAGES> place;
-  Walk<DIMENSION, HAS_PEERS, BITS> walk(a);
+  Walk<DIMENSION, HAS_PEERS, BITS> walk(a), later(a);
+  // Of quantized weights a ring is too little for what the operations miss while they meet.
+  for (uint32_t n = 0; BITS != 16 && n < a.stages_ahead && !later.is_done(); n++) {
+    later.prefetch();
+    later.advance();
+  }
   uint32_t last = clock();
   for (bool is_first_round = true; !walk.is_done(); walk.advance()) {
     const uint32_t barrier = full + 8 * place.stage, to = b.stages + place.stage * STAGE_BYTES;
@@ -232,6 +250,10 @@ __device__ __forceinline__ void feed(const tandem_gpu_decode &a, const Block &b)
     last = now;
     ring::expect_bytes(barrier, byte_count);
     walk.copy(to, barrier, policy);
+    if (BITS != 16 && a.stages_ahead && !later.is_done()) {
+      later.prefetch();
+      later.advance();
+    }
     place.advance();
     if (place.stage == 0) is_first_round = false;
   }
@@ -501,39 +523,19 @@ __device__ __forceinline__ void normalize(const tandem_gpu_decode &a, const Bloc
 
 // MARK: Products
 
-__device__ __forceinline__ uint4 load_shared(uint32_t address) {
-  uint4 v;
-  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "r"(address)
-               : "memory");
-  return v;
-}
-
-__device__ __forceinline__ uint2 load_shared_2(uint32_t address) {
-  uint2 v;
-  asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(address) : "memory");
-  return v;
-}
-
-__device__ __forceinline__ uint32_t load_shared_1(uint32_t address) {
-  uint32_t v;
-  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(address) : "memory");
-  return v;
-}
-
 // sum += a tile of 64 inputs in shared memory times x, of which lanes of g = 0 have the only row.
 template <int BITS>
-__device__ __forceinline__ void multiply_tile(float sum[4], uint32_t tile, const uint4 x[2], uint32_t lane) {
+__device__ __forceinline__ void multiply_tile(float sum[4], const uint8_t *tile, const uint4 x[2],
+                                              uint32_t lane) {
   const uint32_t g = lane / 4, t = lane % 4;
   quantized::Part<BITS> part;
 #pragma unroll
   for (uint32_t i = 0; i < BITS / 2; i++) {
     const uint32_t unit = BITS == 4 ? 4 * i + t : 8 * (i / 2) + 2 * t + i % 2;
-    part.codes[i] = load_shared_2(tile + 64 * unit + 8 * g);
+    part.codes[i] = *reinterpret_cast<const uint2 *>(tile + 64 * unit + 8 * g);
   }
-  part.scales = load_shared_1(tile + 128 * BITS + 4 * g);
-  part.minimums = load_shared_1(tile + 128 * BITS + 32 + 4 * g);
+  part.scales = *reinterpret_cast<const uint32_t *>(tile + 128 * BITS + 4 * g);
+  part.minimums = *reinterpret_cast<const uint32_t *>(tile + 128 * BITS + 32 + 4 * g);
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     uint32_t first[4], second[4];
@@ -543,12 +545,12 @@ __device__ __forceinline__ void multiply_tile(float sum[4], uint32_t tile, const
   }
 }
 
-// What `multiply_tile` wants of a group's activations, which begin at an address of shared memory.
-__device__ __forceinline__ void load_group(uint4 x[2], uint32_t address, uint32_t lane) {
+// What `multiply_tile` wants of a group's activations.
+__device__ __forceinline__ void load_group(uint4 x[2], const uint8_t *group, uint32_t lane) {
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     x[half] = make_uint4(0, 0, 0, 0);
-    if (lane < 4) x[half] = load_shared(address + 64 * half + 16 * lane);
+    if (lane < 4) x[half] = *reinterpret_cast<const uint4 *>(group + 64 * half + 16 * lane);
   }
 }
 
@@ -599,12 +601,13 @@ __device__ __forceinline__ void linear(const tandem_gpu_decode &a, Block &b, uin
         using F = Form<BITS>;
         const uint32_t most_groups = F::groups(a.hidden), first_group = number % depth * most_groups;
         const uint32_t groups = min(most_groups, a.hidden / 64 - first_group);
+        const uint8_t *stage = b.shared + b.warp * STAGE_BYTES;
         b.acquire();
 #pragma unroll 2
         for (uint32_t group = 0; group < groups; group++) {
           uint4 x[2];
-          load_group(x, b.x + (first_group + group) * 128, b.lane);
-          multiply_tile<BITS>(sum[group % 4], b.stage + group * F::TILE_BYTES, x, b.lane);
+          load_group(x, b.shared + X_AT + (first_group + group) * 128, b.lane);
+          multiply_tile<BITS>(sum[group % 4], stage + group * F::TILE_BYTES, x, b.lane);
         }
       }
       b.release();
@@ -690,7 +693,8 @@ __device__ __forceinline__ void transposed(const tandem_gpu_decode &a, Block &b,
       } else {
         using F = Form<BITS>;
         const uint32_t groups = min(F::GROUPS, inputs / 64 - s % cut.depth * F::GROUPS);
-        const uint32_t x_from = b.x + (s - chunk) * 2 * F::INPUTS;
+        const uint8_t *x_from = b.shared + X_AT + (s - chunk) * 2 * F::INPUTS;
+        const uint8_t *stage = b.shared + b.warp * STAGE_BYTES;
         b.acquire();
 #pragma unroll 2
         for (uint32_t group = 0; group < groups; group++) {
@@ -698,7 +702,7 @@ __device__ __forceinline__ void transposed(const tandem_gpu_decode &a, Block &b,
           load_group(x, x_from + group * 128, b.lane);
 #pragma unroll
           for (int j = 0; j < 4; j++) {
-            multiply_tile<BITS>(sum[j], b.stage + (4 * group + j) * F::TILE_BYTES, x, b.lane);
+            multiply_tile<BITS>(sum[j], stage + (4 * group + j) * F::TILE_BYTES, x, b.lane);
           }
         }
       }

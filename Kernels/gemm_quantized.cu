@@ -83,7 +83,7 @@ __device__ __forceinline__ void gemm_quantized(const tandem_gpu_gemm_quantized &
       // Outputs behind the last one read the last one's weights, and their sums are thrown away.
       const uint32_t tile =
           min(first_output / quantized::TILE_OUTPUTS + warp * S::TILES + n, tiles.blocks - 1);
-      parts[n].read(tiles.tile(tile, group), group.count, g, t);
+      parts[n].read(tiles.tile(tile, group) + quantized::Part<BITS>::place(g, t), group.count, g, t);
     }
     return group.count;
   };
@@ -116,7 +116,7 @@ __device__ __forceinline__ void gemm_quantized(const tandem_gpu_gemm_quantized &
     }
   };
 
-  Parts parts, next;
+  Parts parts = {}, next = {};
 #pragma unroll
   for (int s = 0; s < S::STAGES - 1; s++) copy_slice(s, s * S::STAGE_BYTES);
   uint32_t count = read_weights(parts, 0);

@@ -5,10 +5,10 @@
 // for few rows and weights in 4 or 8 bits, bound by reading them.
 //
 // As `linear`, with the weights expanded in registers: of a tile of 16 outputs x 64 inputs lane (g, t) reads
-// 8 bytes, with 8 bits four times 8, where fp16 takes four times 16, and two of scales and minimums. A batch
-// is TILES tiles of one group, for which x is read once; a warp has DEPTH batches, and x for them, on their
-// way. A block's warps take turns at the groups, and go on with the turns from one tile of outputs to the
-// next, so that none has more to do than another.
+// twice 8 bytes, with 8 bits four times 8, where fp16 takes four times 16, and its outputs' scales and
+// minimums. A batch is TILES tiles of one group, for which x is read once; a warp has DEPTH batches, and x
+// for them, on their way. A block's warps take turns at the groups, and go on with the turns from one tile of
+// outputs to the next, so that none has more to do than another.
 //
 // By outputs: tiles that are grid.x apart. Grid: min(outputs / 16, multiprocessors).
 // By inputs: neighbouring tiles, which lie one behind the other, and one of `split_count` parts of the
@@ -26,8 +26,8 @@ constexpr int SUMS_BYTES = 65536;
 template <int BITS, int ROW_TILES, int TILES>
 struct Batch {
   Part<BITS> parts[TILES];
-  uint4 rows[2][ROW_TILES];  // of x, at the inputs 8t ... 8t + 7 of each half
-  uint32_t input, count;
+  uint4 rows[2][ROW_TILES];  // of x, at the inputs 8t ... 8t + 7 of each half; of rows behind the last zero
+  bool ends_column;          // it is the warp's last one of these tiles
 };
 
 // The parts of a column's sums, [row][output], joined by the blocks that have them.
@@ -59,47 +59,62 @@ __device__ __forceinline__ void linear_quantized(const tandem_gpu_linear_quantiz
   const uint32_t first = BY_INPUTS ? group_count * blockIdx.y / a.split_count : 0;
   const uint32_t last = BY_INPUTS ? group_count * (blockIdx.y + 1) / a.split_count : group_count;
   const uint32_t turns_left = (last - first) % WARPS;
-  const __half *x = as<const __half>(a.x);
+  const uint32_t most = min(quantized::GROUP_INPUTS, tiles.period);  // inputs of a group
 
   using Batch = Batch<BITS, ROW_TILES, TILES>;
-  // Where the warp's walk through the block's tiles goes. Where there are fewer groups than warps it has
-  // empty batches, as every warp must leave its sums of every tile.
-  struct Place {
-    uint32_t tile, group, turn;
+  // Where the warp's reading is on its way through the block's tiles. Where there are fewer groups than warps
+  // it has empty batches, as every warp must leave its sums of every tile.
+  struct Reader {
+    const unsigned char *at;  // the lane's place in the first tile
+    uint32_t tile, index, turn;
+    uint32_t input, count;  // of the group
   };
-  auto is_at_end = [&](const Place &place) { return place.group + WARPS >= last; };
-  auto advance = [&](Place &place) {
-    if (is_at_end(place)) {
-      place.tile += column_step;
-      place.turn += place.turn >= turns_left ? -turns_left : WARPS - turns_left;
-      place.group = first + place.turn;
-    } else {
-      place.group += WARPS;
-    }
-  };
-  auto read_weights = [&](Batch &batch, const Place &place) {
+  const uint32_t lane_place = Part<BITS>::place(g, t);
+  const uint32_t turn_inputs = WARPS * tiles.period;
+  const size_t turn_bytes = size_t(BY_INPUTS ? tiles.blocks : 1) * (2 * BITS * turn_inputs + 64 * WARPS);
+  auto locate = [&](Reader &reader) {
     Group group = {0, 0, 0};
-    if (place.group < last && place.tile < tile_count) group = tiles.group(place.group);
-    batch.input = group.input;
-    batch.count = group.count;
+    if (reader.index < last && reader.tile < tile_count) group = tiles.group(reader.index);
+    reader.at = tiles.tile(reader.tile, group) + lane_place;
+    reader.input = group.input;
+    reader.count = group.count;
+  };
+  auto read_weights = [&](Batch &batch, const Reader &reader) {
+    batch.ends_column = reader.index + WARPS >= last;
 #pragma unroll
     for (int n = 0; n < TILES; n++) {
-      const uint32_t tile = place.tile + n * tile_step;
-      batch.parts[n].read(tiles.tile(tile, group), tile < tile_count ? group.count : 0, g, t);
+      const size_t offset =
+          n * (BY_INPUTS ? size_t(2 * BITS * reader.count + 64) : size_t(gridDim.x) * tiles.row_bytes);
+      const bool is_inside = n == 0 || reader.tile + n * tile_step < tile_count;
+      batch.parts[n].read(reader.at + offset, is_inside ? reader.count : 0, g, t);
     }
   };
-  auto read_activations = [&](Batch &batch, uint32_t stride) {
+  const __half *x = as<const __half>(a.x);
+  uint32_t x_stride = a.x_stride;
+  auto read_activations = [&](Batch &batch, const Reader &reader) {
 #pragma unroll
-    for (int half = 0; half < 2; half++) {
-      const uint32_t within = 32 * half + 8 * t;
-#pragma unroll
-      for (int r = 0; r < ROW_TILES; r++) {
-        batch.rows[half][r] = make_uint4(0, 0, 0, 0);
-        if (within < batch.count && 8 * r + g < a.rows) {
-          batch.rows[half][r] =
-              *reinterpret_cast<const uint4 *>(x + size_t(8 * r + g) * stride + batch.input + within);
-        }
-      }
+    for (int r = 0; r < ROW_TILES; r++) {
+      const uint4 *from =
+          reinterpret_cast<const uint4 *>(x + size_t(8 * r + g) * x_stride + 8 * t + reader.input);
+      const bool has_row = 8 * r + g < a.rows;
+      if (has_row && 8 * t < reader.count) batch.rows[0][r] = from[0];
+      if (8 * t + 32 >= reader.count) batch.rows[1][r] = make_uint4(0, 0, 0, 0);
+      if (has_row && 8 * t + 32 < reader.count) batch.rows[1][r] = from[4];
+    }
+  };
+  auto advance = [&](Reader &reader) {
+    reader.index += WARPS;
+    if (reader.index < last) {
+      reader.at += turn_bytes;
+      reader.input += turn_inputs;
+      // Behind the block's last tile nothing is read.
+      if (reader.count > 0) reader.count = min(most, a.inputs - reader.input);
+      if (tiles.groups_per_period > 1) locate(reader);
+    } else {
+      reader.tile += column_step;
+      reader.turn += reader.turn >= turns_left ? -turns_left : WARPS - turns_left;
+      reader.index = first + reader.turn;
+      locate(reader);
     }
   };
 
@@ -125,16 +140,19 @@ __device__ __forceinline__ void linear_quantized(const tandem_gpu_linear_quantiz
     __syncthreads();
   };
 
-  Batch batches[DEPTH];
-  Place place = {BY_INPUTS ? blockIdx.x * TILES : blockIdx.x, first + warp, warp}, read_place = place;
+  Batch batches[DEPTH] = {};
+  Reader reader = {nullptr, BY_INPUTS ? blockIdx.x * TILES : blockIdx.x, first + warp, warp, 0, 0};
+  uint32_t first_waiting = reader.tile;
+  locate(reader);
   if (!a.is_resident) wait_for_predecessors();
+  Reader readers[DEPTH];
 #pragma unroll
   for (int d = 0; d < DEPTH; d++) {
-    read_weights(batches[d], read_place);
-    advance(read_place);
+    read_weights(batches[d], reader);
+    readers[d] = reader;
+    advance(reader);
   }
   if (a.is_resident) wait_for_predecessors();
-  uint32_t x_stride = a.x_stride;
   if constexpr (NORMALIZES) {
     __half *normalized = reinterpret_cast<__half *>(sums + SUMS_BYTES / sizeof(float));
     x_stride = a.inputs;
@@ -142,14 +160,14 @@ __device__ __forceinline__ void linear_quantized(const tandem_gpu_linear_quantiz
     x = normalized;
   }
 #pragma unroll
-  for (int d = 0; d < DEPTH; d++) read_activations(batches[d], x_stride);
+  for (int d = 0; d < DEPTH; d++) read_activations(batches[d], readers[d]);
 
-  uint32_t waiting_columns = 0, first_waiting = place.tile;
+  uint32_t waiting_columns = 0;
   float sum[TILES][ROW_TILES][4] = {};
-  while (place.tile < tile_count) {
+  while (first_waiting < tile_count) {
 #pragma unroll
     for (int d = 0; d < DEPTH; d++) {
-      if (place.tile >= tile_count) break;
+      if (first_waiting >= tile_count) break;
       Batch &batch = batches[d];
 #pragma unroll
       for (int half = 0; half < 2; half++) {
@@ -165,10 +183,11 @@ __device__ __forceinline__ void linear_quantized(const tandem_gpu_linear_quantiz
           }
         }
       }
-      read_weights(batch, read_place);
-      read_activations(batch, x_stride);
-      advance(read_place);
-      if (is_at_end(place)) {
+      const bool ends_column = batch.ends_column;
+      read_weights(batch, reader);
+      read_activations(batch, reader);
+      advance(reader);
+      if (ends_column) {
 #pragma unroll
         for (int n = 0; n < TILES; n++) {
 #pragma unroll
@@ -188,13 +207,13 @@ __device__ __forceinline__ void linear_quantized(const tandem_gpu_linear_quantiz
           }
         }
         waiting_columns++;
-        if (waiting_columns == most_columns || place.tile + column_step >= tile_count) {
+        const uint32_t next_tile = first_waiting + waiting_columns * column_step;
+        if (waiting_columns == most_columns || next_tile >= tile_count) {
           finish(first_waiting, waiting_columns);
           waiting_columns = 0;
-          first_waiting = place.tile + column_step;
+          first_waiting = next_tile;
         }
       }
-      advance(place);
     }
   }
   if constexpr (IN_CLUSTER) {
@@ -215,7 +234,8 @@ __device__ __forceinline__ void linear_quantized(const tandem_gpu_linear_quantiz
   }
 
 // By outputs 55 KB of 4 bits or 52 KB of 8 bits are on their way in a multiprocessor up to 8 rows, else 37
-// or 70.
+// or 70. Of 4 bits a tile of 576 bytes takes a warp about 112 instructions, of which 62 expand and multiply:
+// an H100 has 160 to give in the time in which its memory brings one, so instructions matter here, too.
 LINEAR_QUANTIZED(4_outputs_1, 4, false, 1, 24, 2, 2, false, false)
 LINEAR_QUANTIZED(4_outputs_2, 4, false, 2, 8, 4, 2, false, false)
 LINEAR_QUANTIZED(4_outputs_4, 4, false, 4, 8, 4, 2, false, false)
