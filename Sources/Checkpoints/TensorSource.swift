@@ -24,6 +24,14 @@ public protocol TensorSource: Sendable {
     func readVector(_ name: String, elements: Range<Int>, into destination: UnsafeMutablePointer<Float>)
         throws(CheckpointError)
 
+    /// Whether a matrix is stored quantized, in tiles of this layout, which `readTiles` copies.
+    ///
+    /// Throws where it should be and is not, or in other tiles.
+    func holdsTiles(of name: String, _ layout: QuantizedLayout) throws(CheckpointError) -> Bool
+
+    /// Copies tiles that `holdsTiles` found, and checks them.
+    func readTiles(_ block: TileBlock, into destination: UnsafeMutableRawPointer) throws(CheckpointError)
+
     /// Where the tensors come from, for messages: "/models/opt-30b (safetensors, 7 shards)".
     var origin: String { get }
 
@@ -41,6 +49,38 @@ public struct TensorBlock: Sendable, Hashable {
         self.name = name
         self.rows = rows
         self.columns = columns
+    }
+}
+
+/// A run of units of a quantized matrix: of 16 outputs each, or a group of inputs.
+public struct TileBlock: Sendable, Hashable {
+    public var name: String
+    /// The whole matrix's.
+    public var layout: QuantizedLayout
+    public var units: Range<Int>
+
+    public init(name: String, layout: QuantizedLayout, units: Range<Int>) {
+        self.name = name
+        self.layout = layout
+        self.units = units
+    }
+
+    /// Where the run lies in the matrix.
+    public var bytes: Range<Int> {
+        layout.offset(ofUnit: units.lowerBound)..<layout.offset(ofUnit: units.upperBound)
+    }
+}
+
+/// What most sources are: not quantized.
+extension TensorSource {
+    public func holdsTiles(of name: String, _ layout: QuantizedLayout) throws(CheckpointError) -> Bool {
+        false
+    }
+
+    public func readTiles(
+        _ block: TileBlock, into destination: UnsafeMutableRawPointer
+    ) throws(CheckpointError) {
+        preconditionFailure("\(origin) holds no tiles of \(block.name)")
     }
 }
 

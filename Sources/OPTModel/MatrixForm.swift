@@ -61,12 +61,32 @@ extension OPTConfiguration {
     /// [neurons, hidden], by inputs.
     var fc2Form: MatrixForm { MatrixForm(.byInputs, width: hiddenSize, quantization) }
 
-    /// The same model with its layers' matrices kept so.
+    /// The form of a tensor of a layer; nil for vectors and for the tables at the model's ends.
+    func form(of tensor: TensorSpecification) -> MatrixForm? {
+        guard tensor.shape.rank == 2, tensor.name.contains(".layers.") else { return nil }
+        if tensor.name.hasSuffix(".out_proj.weight") { return outputForm }
+        return tensor.name.hasSuffix(".fc2.weight") ? fc2Form : qkvForm
+    }
+
+    /// The tiles of such a tensor; nil where it is kept in full.
+    func layout(of tensor: TensorSpecification) -> QuantizedLayout? {
+        guard let form = form(of: tensor) else { return nil }
+        return form.layout(tensor.shape.dimensions[form.order == .byOutputs ? 0 : 1])
+    }
+
+    /// The same model with its layers' matrices kept so; one that has been converted stays as it is.
     ///
-    /// - Throws: where its sizes do not allow it.
+    /// - Throws: where its sizes do not allow it, or it has been converted to another form.
     public func quantized(_ quantization: Quantization?) throws(ModelError) -> OPTConfiguration {
+        if let own = self.quantization {
+            guard let quantization, quantization != own else { return self }
+            throw ModelError(
+                .invalidConfiguration,
+                "\(name) has been quantized to \(own.bits) bits, and \(quantization.bits) were asked for; leave "
+                    + "--compress-weight out, or give the model that it was converted from")
+        }
         if quantization != nil, let quantizationProblem {
-            throw ModelError(.invalidConfiguration, quantizationProblem)
+            throw ModelError(.invalidConfiguration, quantizationProblem + "; leave --compress-weight out")
         }
         var configuration = self
         configuration.quantization = quantization
@@ -81,8 +101,6 @@ extension OPTConfiguration {
             ("feed-forward size", feedForwardSize, Quantization.groupSize),
         ]
         guard let (size, value, unit) = sizes.first(where: { !$0.1.isMultiple(of: $0.2) }) else { return nil }
-        return
-            "the weights of \(name) cannot be compressed, as its \(size) of \(value) is no multiple of \(unit); leave "
-            + "--compress-weight out"
+        return "the weights of \(name) cannot be compressed, as its \(size) of \(value) is no multiple of \(unit)"
     }
 }
