@@ -1,6 +1,6 @@
-#include "include/CPUKernels.h"
-
 #include <string.h>
+
+#include "include/CPUKernels.h"
 
 #if defined(__x86_64__)
 #include <nmmintrin.h>

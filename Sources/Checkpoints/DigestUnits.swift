@@ -29,7 +29,9 @@ public enum DigestUnits: Sendable, Hashable {
     public var byteCount: Int { bytes(of: 0..<count).count }
 
     /// Where units lie in the tensor.
-    public func bytes(of units: Range<Int>) -> Range<Int> { offset(units.lowerBound)..<offset(units.upperBound) }
+    public func bytes(of units: Range<Int>) -> Range<Int> {
+        offset(units.lowerBound)..<offset(units.upperBound)
+    }
 
     private func offset(_ unit: Int) -> Int {
         switch self {

@@ -101,6 +101,7 @@ extension OPTConfiguration {
             ("feed-forward size", feedForwardSize, Quantization.groupSize),
         ]
         guard let (size, value, unit) = sizes.first(where: { !$0.1.isMultiple(of: $0.2) }) else { return nil }
-        return "the weights of \(name) cannot be compressed, as its \(size) of \(value) is no multiple of \(unit)"
+        return
+            "the weights of \(name) cannot be compressed, as its \(size) of \(value) is no multiple of \(unit)"
     }
 }

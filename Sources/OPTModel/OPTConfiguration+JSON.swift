@@ -124,7 +124,8 @@ private struct ConfigurationFile: Decodable {
             case .failure(let problem): throw refuse("tandem_quantization has \(problem.sentence)")
             }
             if let problem = configuration.quantizationProblem {
-                throw refuse("tandem_quantization is there, but \(problem); restore the published config.json")
+                throw refuse(
+                    "tandem_quantization is there, but \(problem); restore the published config.json")
             }
         }
         return configuration

@@ -14,7 +14,8 @@ extension PartialFolder {
             let path = folder.appending(name)
             guard FileManager.default.fileExists(atPath: path.string) else { continue }
             guard let data = try? Data(contentsOf: URL(filePath: path.string)) else {
-                throw ModelError(.missingFile, file: path, "cannot read \(path); let it be read, or remove it")
+                throw ModelError(
+                    .missingFile, file: path, "cannot read \(path); let it be read, or remove it")
             }
             try write(Array(data), to: name)
         }

@@ -34,7 +34,8 @@ public final class PartialFolder: Sendable {
             throw ModelError(
                 .output, file: output,
                 "the converted model takes \(byteCount.gibibytes(rounding: .up)) GiB, and in \(parent) "
-                    + "\(free.gibibytes(rounding: .down)) GiB are free; name a folder on a disk with room with --output")
+                    + "\(free.gibibytes(rounding: .down)) GiB are free; name a folder on a disk with room with --output"
+            )
         }
         var path: FilePath
         var count = 0

@@ -24,7 +24,8 @@ struct QuantizationEntry: Decodable {
         func problem(_ entry: String, _ value: Int, _ expected: String) -> Result<Quantization, Problem> {
             .failure(
                 Problem(
-                    sentence: "the \(entry) \(value), and this program reads \(expected); convert the model again, "
+                    sentence:
+                        "the \(entry) \(value), and this program reads \(expected); convert the model again, "
                         + "with its tandem convert"))
         }
         if version != Self.version { return problem("version", version, "version \(Self.version)") }

@@ -97,7 +97,8 @@ public struct ShardSource<Whole: TensorSource>: TensorSource {
             name: block.name, layout: part.tiles!, units: block.units.moved(by: part.firstUnit))
         precondition(
             inWhole.bytes.count == block.bytes.count,
-            "ShardSource: \(block.bytes.count) bytes of \(block.name) are \(inWhole.bytes.count) of the whole")
+            "ShardSource: \(block.bytes.count) bytes of \(block.name) are \(inWhole.bytes.count) of the whole"
+        )
         try whole.readTiles(inWhole, into: destination)
     }
 

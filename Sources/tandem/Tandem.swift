@@ -12,7 +12,8 @@ struct Tandem: AsyncParsableCommand {
             """,
         version: "0.1.0",
         subcommands: [
-            Generate.self, Bench.self, LowLatency.self, DistributedLowLatency.self, Balanced.self, Convert.self, Plan.self,
+            Generate.self, Bench.self, LowLatency.self, DistributedLowLatency.self, Balanced.self,
+            Convert.self, Plan.self,
             Doctor.self,
         ])
 
