@@ -8,7 +8,9 @@ struct ConvertedTensors {
     var others: [String: StoredTensor] = [:]
 
     init(_ tensors: [String: StoredTensor]) throws(CheckpointError) {
-        for (name, var tensor) in tensors where !name.hasSuffix(TensorSpecification.companionSuffix) {
+        // In order, so that of several faults the same one is told each time.
+        for name in tensors.keys.sorted() where !name.hasSuffix(TensorSpecification.companionSuffix) {
+            var tensor = tensors[name]!
             let companion = name + TensorSpecification.companionSuffix
             guard let digests = tensors[companion] else {
                 throw CheckpointError(

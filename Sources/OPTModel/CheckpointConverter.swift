@@ -133,7 +133,7 @@ public struct CheckpointConverter<Source: TensorSource> {
 }
 
 /// Takes the digests of tensors in memory and writes them to a file, in runs that threads take one after another.
-private final class UnitWriter: WorkerTask, @unchecked Sendable {  // every run has digests and bytes of its own
+private final class UnitWriter: WorkerTask, @unchecked Sendable {  // runs have bytes of their own
     private struct Run {
         var units: DigestUnits
         var range: Range<Int>
