@@ -10,8 +10,8 @@ struct Convert: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Write a model's folder with compressed weights.",
         discussion: """
-            The folder has the matrices of all layers in 4 or 8 bits, as --compress-weight keeps them, and loads faster. Every
-            command takes it as a model.
+            The folder has the layers' matrices in 4 or 8 bits, as --compress-weight keeps
+            them, and loads faster. Every command takes it as a model.
 
               tandem convert facebook/opt-6.7b --output ./opt-6.7b-4bit
               tandem generate --model ./opt-6.7b-4bit --prompt "Paris is"
