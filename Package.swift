@@ -68,7 +68,7 @@ let package = Package(
             dependencies: [
                 "TensorCore", "Checkpoints", "OPTModel", "Placement", "Collectives", "CUDA",
                 "CUDAKernelImage",
-                "CPUKernels", "HostRuntime",
+                "CPUKernels", "HostRuntime", "EmulatedTiles",
                 "AllocationsOfThreads",
                 .product(name: "SystemPackage", package: "swift-system"),
             ]),
@@ -87,6 +87,7 @@ let package = Package(
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]),
         .target(name: "AllocationCounter", path: "Tests/AllocationCounter"),
+        .target(name: "EmulatedTiles", path: "Tests/EmulatedTiles", cSettings: kernelSettings),
         .target(
             name: "AllocationsOfThreads", dependencies: ["AllocationCounter", "HostRuntime"],
             path: "Tests/AllocationsOfThreads"),

@@ -98,6 +98,18 @@ extension TensorSource {
         return found
     }
 
+    /// Makes sure that a tensor is there: in these tiles, where it is stored quantized, or in full.
+    ///
+    /// - Returns: whether it is stored in tiles.
+    @discardableResult
+    public func require(
+        _ specification: TensorSpecification, tiles: QuantizedLayout?
+    ) throws(CheckpointError) -> Bool {
+        if let tiles, try holdsTiles(of: specification.name, tiles) { return true }
+        try require(specification.name, shape: specification.shape)
+        return false
+    }
+
     func require(_ name: String) throws(CheckpointError) -> TensorSpecification {
         guard let found = specification(of: name) else {
             throw CheckpointError(

@@ -28,6 +28,8 @@ public final class Engine: Sendable {
         public var expectedWorkload: Workload?
         /// How the layers' matrices are kept; nil for as they are stored.
         public var quantization: Quantization?
+        /// Keys and values are kept in 4 bits.
+        public var compressesCache = false
         /// Weights in CPU memory are pinned.
         public var pinsWeights = true
         /// Weights are copied while earlier ones are used.
@@ -150,7 +152,8 @@ public final class Engine: Sendable {
         if let count = options.threadCount, count < 1 || count > 1024 {
             throw EngineError(.invalidOption, "\(count) threads were asked for; give 1 to 1024")
         }
-        let configuration = try model.configuration.quantized(options.quantization)
+        let configuration = try model.configuration.quantized(
+            options.quantization, cache: options.compressesCache)
         let choice = try await LaneChoice(configuration, options, notice: notice)
         let pool = WorkerPool(workerCount: options.threadCount ?? choice.threadCount)
         let leader = LeaderThread(pool: pool)

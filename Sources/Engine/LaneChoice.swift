@@ -51,10 +51,10 @@ extension LaneChoice {
             self.init()
             return
         }
-        if configuration.quantization != nil {
+        if configuration.hasQuantizedCache {
             throw EngineError(
                 .invalidOption,
-                "compressed weights are computed with on the CPU alone so far; add --device cpu, or leave --compress-weight out"
+                "compressed caches are computed with on the CPU alone so far; add --device cpu, or leave --compress-cache out"
             )
         }
         let contextSeconds = start.duration(to: .now).seconds

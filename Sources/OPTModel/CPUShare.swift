@@ -336,7 +336,7 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
             queries: qkv, query_stride: 3 * width, keys: keys, values: values,
             out: scratch.attended + row * width + head * headDimension, out_stride: width, query_count: 1,
             head_dim: headDimension, first_position: place.position,
-            scratch: scratch.attention(worker: worker))
+            scratch: scratch.attention(worker: worker), cache_bits: 16)
         kernels.attention(&operation)
     }
 

@@ -74,12 +74,14 @@ extension OPTConfiguration {
         return form.layout(tensor.shape.dimensions[form.order == .byOutputs ? 0 : 1])
     }
 
-    /// The same model with its layers' matrices kept so; one that has been converted stays as it is.
+    /// The same model with its layers' matrices kept so, and its cache in 4 bits; the matrices of one that has been converted
+    /// stay as they are.
     ///
     /// - Throws: where its sizes do not allow it, or it has been converted to another form.
-    public func quantized(_ quantization: Quantization?) throws(ModelError) -> OPTConfiguration {
-        if let own = self.quantization {
-            guard let quantization, quantization != own else { return self }
+    public func quantized(_ quantization: Quantization?, cache: Bool = false) throws(ModelError)
+        -> OPTConfiguration
+    {
+        if let own = self.quantization, let quantization, quantization != own {
             throw ModelError(
                 .invalidConfiguration,
                 "\(name) has been quantized to \(own.bits) bits, and \(quantization.bits) were asked for; leave "
@@ -88,8 +90,15 @@ extension OPTConfiguration {
         if quantization != nil, let quantizationProblem {
             throw ModelError(.invalidConfiguration, quantizationProblem + "; leave --compress-weight out")
         }
+        if cache, !headDimension.isMultiple(of: Quantization.tileOutputs) {
+            throw ModelError(
+                .invalidConfiguration,
+                "the cache of \(name) cannot be compressed, as its head dimension of \(headDimension) is no multiple of "
+                    + "\(Quantization.tileOutputs); leave --compress-cache out")
+        }
         var configuration = self
-        configuration.quantization = quantization
+        configuration.quantization = quantization ?? self.quantization
+        configuration.hasQuantizedCache = cache
         return configuration
     }
 

@@ -32,13 +32,8 @@ public struct ShardSource<Whole: TensorSource>: TensorSource {
         let all = shard.whole.tensorSpecifications
         for (specification, own) in zip(all, shard.configuration.tensorSpecifications) {
             var part = Part(specification: own)
-            if let layout = shard.whole.layout(of: specification),
-                try whole.holdsTiles(of: specification.name, layout)
-            {
-                part.tiles = layout
-            } else {
-                try whole.require(specification.name, shape: specification.shape)
-            }
+            let layout = shard.whole.layout(of: specification)
+            if try whole.require(specification, tiles: layout) { part.tiles = layout }
             part.isZero = !shard.isFirst && Self.isAddedOnce(own.name)
             let sizes = zip(specification.shape.dimensions, own.shape.dimensions)
             if let axis = Array(sizes).firstIndex(where: { $0 != $1 }) {

@@ -74,12 +74,11 @@ final class WeightLoader<Source: TensorSource>: WorkerTask, @unchecked Sendable 
     /// How a slot's tensor is stored, which is there: in tiles, or, for nil, in rows.
     private func storedLayout(of slot: TensorSlot) throws(CheckpointError) -> QuantizedLayout? {
         let tensor = slot.specification
+        var layout: QuantizedLayout?
         if case .quantized(let form) = slot.layout {
-            let layout = form.layout(tensor.shape.dimensions[form.order == .byOutputs ? 0 : 1])!
-            if try source.holdsTiles(of: tensor.name, layout) { return layout }
+            layout = form.layout(tensor.shape.dimensions[form.order == .byOutputs ? 0 : 1])
         }
-        try source.require(tensor.name, shape: tensor.shape)
-        return nil
+        return try source.require(tensor, tiles: layout) ? layout : nil
     }
 
     /// Divides what is stored in rows.

@@ -21,6 +21,8 @@ public struct ModelShape: Sendable, Hashable {
     public var bytesPerWeight = 2
     /// How the layers' matrices are kept; nil for `bytesPerWeight`.
     public var quantization: Quantization?
+    /// Keys and values are kept in 4 bits, not in fp16.
+    public var hasQuantizedCache = false
     public var hasBiases = true
     public var hasAffineLayerNorms = true
     public var hasFinalLayerNorm = true
@@ -84,5 +86,12 @@ extension ModelShape {
     }
 
     /// The keys and values of one head at one position, all layers, in bytes.
-    public var cacheBytesPerHead: Int { 2 * layerCount * headDimension * Self.bytesPerCacheElement }
+    public var cacheBytesPerHead: Int { 2 * layerCount * cachePositionByteCount }
+
+    /// The same of one layer's keys alone: with 4 bits the codes, and scale and minimum of each group.
+    private var cachePositionByteCount: Int {
+        guard hasQuantizedCache else { return headDimension * Self.bytesPerCacheElement }
+        let groups = (headDimension + Quantization.groupSize - 1) / Quantization.groupSize
+        return headDimension / 2 + 4 * groups
+    }
 }

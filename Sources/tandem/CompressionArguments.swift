@@ -12,7 +12,16 @@ struct CompressionArguments: ParsableArguments {
     @Option(help: ArgumentHelp("Bits of a compressed weight: 4 or 8. (4)", valueName: "bits"))
     var weightBits: Int?
 
-    func validate() throws { _ = try quantization }
+    @Option(
+        defaultAsFlag: .on, parsing: .next,
+        help: "Keep the attention cache in 4 bits, wherever it lies (false).")
+    var compressCache: Switch?
+
+    func validate() throws { _ = try (quantization, compressesCache) }
+
+    var compressesCache: Bool {
+        get throws { try compressCache?.isOn("--compress-cache") ?? false }
+    }
 
     /// How the layers' matrices are kept; nil for as they are.
     var quantization: Quantization? {
@@ -33,6 +42,9 @@ struct CompressionArguments: ParsableArguments {
     /// What must be the same on all processes that share a model.
     var agreement: [ControlLink.Agreement] {
         let bits = (try? quantization).flatMap(\.self)?.bits
-        return [ControlLink.Agreement("--compress-weight", bits.map { "\($0) bits" } ?? "not given")]
+        return [
+            ControlLink.Agreement("--compress-weight", bits.map { "\($0) bits" } ?? "not given"),
+            ControlLink.Agreement("--compress-cache", (try? compressesCache) == true ? "true" : "not given"),
+        ]
     }
 }

@@ -180,6 +180,7 @@ struct PlacementArguments: ParsableArguments {
         if let placement { options.placesFor = placement == .auto ? .latency : .streaming }
         options.cacheShares = try cacheShares
         options.quantization = try compression.quantization
+        options.compressesCache = try compression.compressesCache
         options.pinsWeights = try pinsWeights
         options.overlaps = try overlaps
         options.stagingSlotCount = stagingSlots

@@ -63,7 +63,8 @@ struct Plan: AsyncParsableCommand {
         let reference = try ModelReference(
             model: model, path: ModelReference.randomWeightsPath,
             downloadFolders: ModelArguments.downloadFolders)
-        let configuration = try reference.configuration.quantized(compression.quantization)
+        let configuration = try reference.configuration.quantized(
+            compression.quantization, cache: compression.compressesCache)
         let planner = try await request.planner(for: configuration)
         writeToStandardOutput(
             PlanReport(

@@ -24,20 +24,23 @@ struct LoadedModel {
         var lastLogits: [[Float]]
     }
 
-    init(_ folder: FilePath, kernels: UnsafePointer<tandem_cpu_kernels>, workerCount: Int) throws {
+    init(
+        _ folder: FilePath, kernels: UnsafePointer<tandem_cpu_kernels>, workerCount: Int,
+        rowCapacity: Int = CPULane.mostRows
+    ) throws {
         let configuration = try OPTConfiguration(folder: folder)
         try self.init(
             configuration, source: try CheckpointFiles(folder: folder), kernels: kernels,
-            workerCount: workerCount)
+            workerCount: workerCount, rowCapacity: rowCapacity)
     }
 
     init(
         _ configuration: OPTConfiguration, source: some TensorSource,
-        kernels: UnsafePointer<tandem_cpu_kernels>, workerCount: Int
+        kernels: UnsafePointer<tandem_cpu_kernels>, workerCount: Int, rowCapacity: Int = CPULane.mostRows
     ) throws {
         pool = WorkerPool(workerCount: workerCount)
         let weights = try OPTWeights(configuration, from: source, pool: pool, kernels: kernels) { _, _ in }
-        decoder = Decoder(try CPULane(weights, pool: pool, kernels: kernels))
+        decoder = Decoder(try CPULane(weights, pool: pool, kernels: kernels, rowCapacity: rowCapacity))
         self.configuration = configuration
     }
 

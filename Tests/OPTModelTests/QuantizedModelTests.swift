@@ -144,6 +144,35 @@ struct RoundedWeights<Source: TensorSource>: TensorSource {
         #expect(errors.allSatisfy { $0 == nil }, "\(errors)")
     }
 
+    /// The cache's rounding is coarse for random weights, whose keys and values are spread evenly; but it is the same whichever
+    /// way the rows come.
+    @Test(arguments: cases, [nil, Quantization.fourBits])
+    func `a cache of 4 bits gives each prompt of a batch what it gets alone`(
+        golden: GoldenCase, quantization: Quantization?
+    ) throws {
+        let source = try CheckpointFiles(folder: golden.folder)
+        let plain = try OPTConfiguration(folder: golden.folder).quantized(quantization)
+        let configuration = try plain.quantized(quantization, cache: true)
+        let prompts = golden.prompts.map(\.ids)
+        let exact = try LoadedModel(plain, source: source, kernels: fastestKernels!, workerCount: 2)
+            .decodeGreedily(prompts, steps: 1)
+        let model = try LoadedModel(configuration, source: source, kernels: fastestKernels!, workerCount: 2)
+        let together = try model.decodeGreedily(prompts, steps: 12)
+        let three = try LoadedModel(configuration, source: source, kernels: fastestKernels!, workerCount: 3)
+        for (index, prompt) in prompts.enumerated() {
+            let alone = try three.decodeGreedily([prompt], steps: 12)
+            #expect(alone.tokens[0] == together.tokens[index])
+            // An element that lies between two codes goes either way.
+            #expect(relativeError(alone.lastLogits[0], together.lastLogits[index]) < 0.05)
+            #expect(relativeError(together.firstLogits[index], exact.firstLogits[index]) < 0.5)
+        }
+        let state = try model.decoder.makeState(capacities: [100])
+        let exactState = try LoadedModel(plain, source: source, kernels: fastestKernels!, workerCount: 1)
+            .decoder.makeState(capacities: [100])
+        let (small, large) = (state.cache as! KVCache, exactState.cache as! KVCache)
+        #expect(Double(small.byteCount) <= 0.32 * Double(large.byteCount))
+    }
+
     @Test func `sizes that cannot be quantized are refused with a sentence`() throws {
         var configuration = Self.wideHeads
         configuration.feedForwardSize = 600

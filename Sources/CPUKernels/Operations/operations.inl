@@ -2,14 +2,15 @@
 
 // clang-format off: attention is built from the products above it
 #include "activation.inl"
+#include "convert.inl"
 #include "linear.inl"
 #include "linear_transposed.inl"
 #include "gemm.inl"
+#include "quantized_cache.inl"
 #include "attention.inl"
 #include "layer_norm.inl"
 #include "join.inl"
 #include "embed.inl"
-#include "convert.inl"
 #include "quantized.inl"
 #include "measure.inl"
 // clang-format on
@@ -35,6 +36,7 @@
       .convert = convert,                                 \
       .quantize_tile = quantize_tile,                     \
       .quantize_rows = quantize_rows,                     \
+      .quantize_position = quantize_position,             \
       .linear_quantized = linear_quantized,               \
       .gemm_quantized = gemm_quantized,                   \
       .read_all = read_all,                               \

@@ -324,19 +324,6 @@ static void gemm_quantized(const tandem_gemm_quantized *a) {
   }
 }
 
-static float half_value(tandem_half half) {
-  float value;
-  float_from_half(&half, &value, 1);
-  return value;
-}
-
-// The least half that is no less than a finite value of zero or more.
-static tandem_half half_no_less(float value) {
-  tandem_half half;
-  half_from_float(&value, &half, 1);
-  return half_value(half) < value ? (tandem_half)(half + 1) : half;
-}
-
 static size_t quantize_tile(const tandem_quantize_tile *a) {
   const size_t units = tile_units(a->inputs, a->bits);
   tandem_half *scales = (tandem_half *)((uint8_t *)a->tile + units * CACHE_LINE);

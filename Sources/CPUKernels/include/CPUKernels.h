@@ -32,6 +32,11 @@ typedef enum {
   TANDEM_FLOAT32 = 2,
 } tandem_scalar_type;
 
+/// Outputs of a tile of quantized weights, and the most inputs of a group; docs/quantization.md has the
+/// layout.
+#define TANDEM_TILE_OUTPUTS 16
+#define TANDEM_GROUP_INPUTS 64
+
 /// y[r, o] = activation(bias[o] + sum over i of x[r, i] * weights[o, i])
 ///
 /// For few rows (1 ... 32): reads every weight from memory once, in order. `bias` may be NULL.
@@ -85,13 +90,20 @@ typedef struct {
 typedef struct {
   const float *queries;  // [query_count, head_dim]
   size_t query_stride;
-  const tandem_half *keys;    // [first_position + query_count, head_dim], contiguous
-  const tandem_half *values;  // the same shape
-  float *out;                 // [query_count, head_dim]
+  const void *keys;    // [first_position + query_count, head_dim], contiguous, of `cache_bits`
+  const void *values;  // the same shape
+  float *out;          // [query_count, head_dim]
   size_t out_stride;
   size_t query_count, head_dim, first_position;
-  float *scratch;  // attention_scratch_count(first_position + query_count) floats, 64-byte aligned
+  float *scratch;      // attention_scratch_count(first_position + query_count) floats, 64-byte aligned
+  int32_t cache_bits;  // 16 (or 0): fp16; 4: positions that `quantize_position` made
 } tandem_attention;
+
+/// The bytes of a head's key or value of one position in 4 bits: docs/quantization.md has the layout.
+/// `head_dim` is a multiple of 16.
+static inline size_t tandem_quantized_position_bytes(size_t head_dim) {
+  return head_dim / 2 + 4 * ((head_dim + TANDEM_GROUP_INPUTS - 1) / TANDEM_GROUP_INPUTS);
+}
 
 /// y[r, :] = (x[r, :] - mean) / sqrt(variance + epsilon) * weight + bias; y may be x.
 typedef struct {
@@ -128,11 +140,6 @@ typedef struct {
   size_t rows, columns;
   int32_t transposed;
 } tandem_convert;
-
-/// Outputs of a tile of quantized weights, and the most inputs of a group; docs/quantization.md has the
-/// layout.
-#define TANDEM_TILE_OUTPUTS 16
-#define TANDEM_GROUP_INPUTS 64
 
 /// Makes the tile of 16 outputs x one group from fp16 weights.
 typedef struct {
@@ -223,6 +230,8 @@ typedef struct {
   /// Returns how many of the weights are infinite or no numbers; the tile is of no use then.
   size_t (*quantize_tile)(const tandem_quantize_tile *);
   void (*quantize_rows)(const tandem_quantize_rows *);
+  /// Makes a head's key or value of one position, head_dim floats, its 4 bits.
+  void (*quantize_position)(const float *source, void *position, size_t head_dim);
   void (*linear_quantized)(const tandem_linear_quantized *);
   void (*gemm_quantized)(const tandem_gemm_quantized *);
 
