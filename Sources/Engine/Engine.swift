@@ -26,7 +26,7 @@ public final class Engine: Sendable {
         public var cacheShares: TierShares?
         /// What the placement is chosen for, and leaves room for; nil for one sequence as long as the model knows.
         public var expectedWorkload: Workload?
-        /// How the layers' matrices are kept; nil for as they are.
+        /// How the layers' matrices are kept; nil for as they are stored.
         public var quantization: Quantization?
         /// Keys and values are kept in 4 bits.
         public var compressesCache = false
@@ -177,16 +177,7 @@ public final class Engine: Sendable {
         self.pool = pool
         asksForCacheComputation = options.computesCacheOnCPU
         group = options.group
-        let source: any TensorSource
-        switch model {
-        case .random:
-            tokenizer = nil
-            defaultGenerationOptions = GenerationOptions()
-            source = DummyWeights(
-                specifications: configuration.tensorSpecifications, seed: options.randomWeightsSeed)
-        case .folder(let folder), .weights(let folder, configurationFolder: _):
-            var configurationFolder = folder
-            if case .weights(_, configurationFolder: let other) = model { configurationFolder = other }
+        if let configurationFolder = model.configurationFolder {
             if Tokenizer.exists(in: configurationFolder) {
                 let tokenizer = try Tokenizer(folder: configurationFolder)
                 try Self.check(tokenizer, against: configuration)
@@ -195,8 +186,11 @@ public final class Engine: Sendable {
                 tokenizer = nil
             }
             defaultGenerationOptions = try GenerationOptions(recommendedBy: configurationFolder)
-            source = try CheckpointFiles(folder: folder)
+        } else {
+            tokenizer = nil
+            defaultGenerationOptions = GenerationOptions()
         }
+        let source = try model.source(randomWeightsSeed: options.randomWeightsSeed)
         origin = source.origin
         plan = choice.gpu?.plan
         let loader = LaneLoader(

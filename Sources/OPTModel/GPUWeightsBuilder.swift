@@ -51,7 +51,7 @@ final class GPUWeightsBuilder<Source: TensorSource> {
         tensors = OPTTensors(configuration: configuration)
         for specification in configuration.tensorSpecifications {
             do {
-                try source.require(specification.name, shape: specification.shape)
+                try source.require(specification, tiles: configuration.layout(of: specification))
             } catch {
                 throw ModelError(.checkpoint, file: error.file, error.description)
             }

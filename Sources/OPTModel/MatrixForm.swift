@@ -61,14 +61,34 @@ extension OPTConfiguration {
     /// [neurons, hidden], by inputs.
     var fc2Form: MatrixForm { MatrixForm(.byInputs, width: hiddenSize, quantization) }
 
-    /// The same model with its layers' matrices kept so, and its cache in 4 bits.
+    /// The form of a tensor of a layer; nil for vectors and for the tables at the model's ends.
+    func form(of tensor: TensorSpecification) -> MatrixForm? {
+        guard tensor.shape.rank == 2, tensor.name.contains(".layers.") else { return nil }
+        if tensor.name.hasSuffix(".out_proj.weight") { return outputForm }
+        return tensor.name.hasSuffix(".fc2.weight") ? fc2Form : qkvForm
+    }
+
+    /// The tiles of such a tensor; nil where it is kept in full.
+    func layout(of tensor: TensorSpecification) -> QuantizedLayout? {
+        guard let form = form(of: tensor) else { return nil }
+        return form.layout(tensor.shape.dimensions[form.order == .byOutputs ? 0 : 1])
+    }
+
+    /// The same model with its layers' matrices kept so, and its cache in 4 bits; the matrices of one that has been converted
+    /// stay as they are.
     ///
-    /// - Throws: where its sizes do not allow it.
+    /// - Throws: where its sizes do not allow it, or it has been converted to another form.
     public func quantized(_ quantization: Quantization?, cache: Bool = false) throws(ModelError)
         -> OPTConfiguration
     {
+        if let own = self.quantization, let quantization, quantization != own {
+            throw ModelError(
+                .invalidConfiguration,
+                "\(name) has been quantized to \(own.bits) bits, and \(quantization.bits) were asked for; leave "
+                    + "--compress-weight out, or give the model that it was converted from")
+        }
         if quantization != nil, let quantizationProblem {
-            throw ModelError(.invalidConfiguration, quantizationProblem)
+            throw ModelError(.invalidConfiguration, quantizationProblem + "; leave --compress-weight out")
         }
         if cache, !headDimension.isMultiple(of: Quantization.tileOutputs) {
             throw ModelError(
@@ -77,7 +97,7 @@ extension OPTConfiguration {
                     + "\(Quantization.tileOutputs); leave --compress-cache out")
         }
         var configuration = self
-        configuration.quantization = quantization
+        configuration.quantization = quantization ?? self.quantization
         configuration.hasQuantizedCache = cache
         return configuration
     }
@@ -91,7 +111,6 @@ extension OPTConfiguration {
         ]
         guard let (size, value, unit) = sizes.first(where: { !$0.1.isMultiple(of: $0.2) }) else { return nil }
         return
-            "the weights of \(name) cannot be compressed, as its \(size) of \(value) is no multiple of \(unit); leave "
-            + "--compress-weight out"
+            "the weights of \(name) cannot be compressed, as its \(size) of \(value) is no multiple of \(unit)"
     }
 }

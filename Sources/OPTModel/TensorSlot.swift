@@ -29,6 +29,12 @@ struct TensorSlot: Sendable {
         case .quantized(let form): form.byteCount(form.order == .byOutputs ? rows.count : columns.count)
         }
     }
+
+    /// The units of the whole matrix's tiles that the slot holds.
+    func units(of layout: QuantizedLayout) -> Range<Int> {
+        let items = layout.order == .byOutputs ? rows : columns
+        return layout.unit(from: items.lowerBound)..<layout.unit(from: items.upperBound)
+    }
 }
 
 /// Lays tensors out one behind the other, each on a cache line of its own.

@@ -102,6 +102,27 @@ public struct QuantizedLayout: Sendable, Hashable {
         }
     }
 
+    /// Units are what a part of the matrix is made of: 16 outputs, or a group of inputs. Each is one run of bytes.
+    public var unitCount: Int { order == .byOutputs ? blockCount : groupCount }
+
+    /// Where a unit begins, and for `unitCount` where the last one ends.
+    public func offset(ofUnit unit: Int) -> Int {
+        if unit == unitCount { return byteCount }
+        return order == .byOutputs ? offset(block: unit, group: 0) : offset(block: 0, group: unit)
+    }
+
+    /// The unit that begins with this output, or input; `unitCount` behind the last one.
+    public func unit(from item: Int) -> Int {
+        if item == (order == .byOutputs ? outputs : inputs) { return unitCount }
+        if order == .byOutputs {
+            precondition(item % Quantization.tileOutputs == 0, "QuantizedLayout: no unit at output \(item)")
+            return item / Quantization.tileOutputs
+        }
+        let inPeriod = item % period
+        precondition(inPeriod % Quantization.groupSize == 0, "QuantizedLayout: no group at input \(item)")
+        return item / period * groupsPerPeriod + inPeriod / Quantization.groupSize
+    }
+
     /// Where output `output`, a multiple of 16, begins; kept by outputs.
     public func offset(ofOutput output: Int) -> Int {
         precondition(order == .byOutputs && output % Quantization.tileOutputs == 0)

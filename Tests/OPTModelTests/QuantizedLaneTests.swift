@@ -49,11 +49,17 @@ private enum QuantizedPlacement {
     }
 
     /// Heads of 80, whose groups are of 64 and 16.
-    static func checkWideHeads(split: Int, bits: Int, context: Context?) throws {
+    static func checkWideHeads(split: Int, bits: Int, isConverted: Bool = false, context: Context?) throws {
         let configuration = QuantizedModelTests.wideHeads
-        try check(
-            configuration, DummyWeights(specifications: configuration.tensorSpecifications, seed: 3),
-            [Array(2..<60), [2, 5], Array(100..<140)], split: split, bits: bits, context: context)
+        let source = DummyWeights(specifications: configuration.tensorSpecifications, seed: 3)
+        let prompts: [[Int32]] = [Array(2..<60), [2, 5], Array(100..<140)]
+        if isConverted {
+            let folder = try ConvertedFolder(configuration, from: source, original: nil, bits: bits)
+            try check(
+                folder.configuration, folder.source, prompts, split: split, bits: bits, context: context)
+        } else {
+            try check(configuration, source, prompts, split: split, bits: bits, context: context)
+        }
     }
 }
 
@@ -74,6 +80,14 @@ extension EmulatedGPUTests {
             EmulatedGPU.isConcurrent = true
             defer { EmulatedGPU.isConcurrent = false }
             try QuantizedPlacement.checkWideHeads(split: split, bits: 4, context: EmulatedGPU.context())
+        }
+
+        @Test(arguments: 0..<QuantizedPlacement.splits.count)
+        func `a converted folder goes the same ways`(split: Int) throws {
+            EmulatedGPU.isConcurrent = true
+            defer { EmulatedGPU.isConcurrent = false }
+            try QuantizedPlacement.checkWideHeads(
+                split: split, bits: split % 2 == 0 ? 8 : 4, isConverted: true, context: EmulatedGPU.context())
         }
     }
 }

@@ -247,4 +247,9 @@ typedef struct {
 /// The kernels for an instruction set, or NULL where this processor lacks it.
 const tandem_cpu_kernels *tandem_cpu_kernels_for(tandem_instruction_set instruction_set);
 
+/// The CRC-32C (Castagnoli, as in RFC 3720) of some bytes, with the processor's instruction for it where
+/// there is one; and the same from tables.
+uint32_t tandem_crc32c(const void *bytes, size_t byte_count);
+uint32_t tandem_crc32c_portable(const void *bytes, size_t byte_count);
+
 #endif
