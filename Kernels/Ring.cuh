@@ -92,11 +92,6 @@ __device__ __forceinline__ void copy_bytes(uint32_t to, const void *from, uint32
       : "memory");
 }
 
-/// Brings bytes into the L2 cache, for a copy that is asked for later; address and count are multiples of 16.
-__device__ __forceinline__ void prefetch_bytes(const void *from, uint32_t count) {
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(count) : "memory");
-}
-
 /// Brings a tensor map near before its first use.
 __device__ __forceinline__ void prefetch_map(const void *map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");

@@ -204,13 +204,6 @@ struct Walk {
       take(tiles + first * F::TILE_BYTES, byte_count(), 0);
     }
   }
-  __device__ __forceinline__ void prefetch() const {
-    if constexpr (BITS != 16) {
-      if (is_quantized()) {
-        runs([](const void *from, uint32_t count, uint32_t) { ring::prefetch_bytes(from, count); });
-      }
-    }
-  }
   __device__ __forceinline__ void copy(uint32_t to, uint32_t barrier, uint64_t policy) const {
     if constexpr (BITS != 16) {
       if (is_quantized()) {
@@ -234,12 +227,7 @@ __device__ __forceinline__ void feed(const tandem_gpu_decode &a, const Block &b)
   const uint32_t full = b.stages + BARRIERS_AT, empty = full + 8 * STAGES;
   const uint64_t policy = ring::evict_first();
   ring::Place<STAGES> place;
-  Walk<DIMENSION, HAS_PEERS, BITS> walk(a), later(a);
-  // Of quantized weights a ring is too little for what the operations miss while they meet.
-  for (uint32_t n = 0; BITS != 16 && n < a.stages_ahead && !later.is_done(); n++) {
-    later.prefetch();
-    later.advance();
-  }
+  Walk<DIMENSION, HAS_PEERS, BITS> walk(a);
   uint32_t last = clock();
   for (bool is_first_round = true; !walk.is_done(); walk.advance()) {
     const uint32_t barrier = full + 8 * place.stage, to = b.stages + place.stage * STAGE_BYTES;
@@ -250,10 +238,6 @@ __device__ __forceinline__ void feed(const tandem_gpu_decode &a, const Block &b)
     last = now;
     ring::expect_bytes(barrier, byte_count);
     walk.copy(to, barrier, policy);
-    if (BITS != 16 && a.stages_ahead && !later.is_done()) {
-      later.prefetch();
-      later.advance();
-    }
     place.advance();
     if (place.stage == 0) is_first_round = false;
   }

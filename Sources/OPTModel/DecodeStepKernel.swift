@@ -1,6 +1,5 @@
 import CUDA
 import CUDAKernelImage
-import Glibc
 
 /// A decode step of one sequence in one kernel (`decode.cu`), for a model that lies in GPU memory whole, or one rank's part
 /// of it: its tensor maps, and the memory through which its blocks meet.
@@ -83,8 +82,7 @@ final class DecodeStepKernel: @unchecked Sendable {  // arguments are addresses
             fc2_participants: UInt32(fc2.participants), attended: UInt32(attended),
             attended_weights: UInt32(attendedWeights), output_sums: UInt32(outputSums),
             neurons: UInt32(neuronWords), fc2_sums: UInt32(fc2Sums), set_byte_count: UInt32(set.byteCount),
-            pace: getenv("TANDEM_PACE").flatMap { UInt32(String(cString: $0)) } ?? Self.pace(context.device),
-            stages_ahead: getenv("TANDEM_AHEAD").flatMap { UInt32(String(cString: $0)) } ?? 0, scale: configuration.queryScale,
+            pace: Self.pace(context.device), scale: configuration.queryScale,
             epsilon: OPTConfiguration.layerNormEpsilon)
         rankArguments = ranks.map { ranks in
             precondition(

@@ -286,8 +286,6 @@ typedef struct {
   uint32_t attended, attended_weights, output_sums, neurons, fc2_sums, set_byte_count;
   /// The fewest clock cycles from one stage's copy to the next.
   uint32_t pace;
-  /// Of quantized weights: how many stages before its copy a stage is brought into the L2 cache; 0: not at all.
-  uint32_t stages_ahead;
   float scale, epsilon;
 } tandem_gpu_decode;
 #define TANDEM_GPU_DECODE_SETS 4
