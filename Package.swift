@@ -22,7 +22,7 @@ let package = Package(
         .target(name: "SystemShims"),
         .target(name: "CPUKernels", exclude: ["Operations"], cSettings: kernelSettings),
         .target(name: "TensorCore"),
-        .target(name: "Placement"),
+        .target(name: "Placement", dependencies: ["TensorCore"]),
         .target(name: "HostRuntime", dependencies: ["SystemShims"]),
         .target(name: "Collectives", dependencies: ["HostRuntime", "SystemShims"]),
         .target(
@@ -44,17 +44,17 @@ let package = Package(
         .target(
             name: "Engine",
             dependencies: [
-                "OPTModel", "Placement", "Collectives", "CUDA", "Tokenization", "HostRuntime", "CPUKernels",
-                "Checkpoints",
+                "TensorCore", "OPTModel", "Placement", "Collectives", "CUDA", "Tokenization", "HostRuntime",
+                "CPUKernels", "Checkpoints",
                 .product(name: "SystemPackage", package: "swift-system"),
             ]),
         .executableTarget(
             name: "tandem",
             dependencies: [
-                "Engine", "OPTModel", "HostRuntime", "Placement", "Collectives",
+                "TensorCore", "Engine", "OPTModel", "HostRuntime", "Placement", "Collectives",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]),
-        .testTarget(name: "CPUKernelsTests", dependencies: ["CPUKernels"]),
+        .testTarget(name: "CPUKernelsTests", dependencies: ["CPUKernels", "TensorCore"]),
         .testTarget(
             name: "TokenizationTests",
             dependencies: ["Tokenization", .product(name: "SystemPackage", package: "swift-system")]),
@@ -66,8 +66,9 @@ let package = Package(
         .testTarget(
             name: "OPTModelTests",
             dependencies: [
-                "OPTModel", "Placement", "Collectives", "CUDA", "CUDAKernelImage", "CPUKernels",
-                "HostRuntime",
+                "TensorCore", "Checkpoints", "OPTModel", "Placement", "Collectives", "CUDA",
+                "CUDAKernelImage",
+                "CPUKernels", "HostRuntime", "EmulatedTiles",
                 "AllocationsOfThreads",
                 .product(name: "SystemPackage", package: "swift-system"),
             ]),
@@ -86,6 +87,7 @@ let package = Package(
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]),
         .target(name: "AllocationCounter", path: "Tests/AllocationCounter"),
+        .target(name: "EmulatedTiles", path: "Tests/EmulatedTiles", cSettings: kernelSettings),
         .target(
             name: "AllocationsOfThreads", dependencies: ["AllocationCounter", "HostRuntime"],
             path: "Tests/AllocationsOfThreads"),

@@ -86,6 +86,41 @@ __device__ __forceinline__ uint4 load_once(const void *pointer) {
   return value;
 }
 
+/// The same of 8 and of 4 bytes, where the condition holds; else the value stays as it is.
+__device__ __forceinline__ void load_once_if(bool condition, uint2 &value, const void *pointer) {
+  asm volatile("{.reg .pred p; setp.ne.u32 p, %3, 0; @p ld.global.nc.L1::no_allocate.v2.u32 {%0,%1}, [%2];}"
+               : "+r"(value.x), "+r"(value.y)
+               : "l"(pointer), "r"(uint32_t(condition)));
+}
+__device__ __forceinline__ void load_once_if(bool condition, uint32_t &value, const void *pointer) {
+  asm volatile("{.reg .pred p; setp.ne.u32 p, %2, 0; @p ld.global.nc.L1::no_allocate.u32 %0, [%1];}"
+               : "+r"(value)
+               : "l"(pointer), "r"(uint32_t(condition)));
+}
+
+/// word & mask | bits in one instruction: of two constants the compiler makes two.
+__device__ __forceinline__ uint32_t mask_and_set(uint32_t word, uint32_t mask, uint32_t bits) {
+  uint32_t result;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(result) : "r"(word), "r"(mask), "r"(bits));
+  return result;
+}
+
+/// Asks for 16 bytes in shared memory, or zeros.
+__device__ __forceinline__ void copy_chunk(uint32_t to, const __half *from, bool is_inside) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;"
+               :
+               : "r"(to), "l"(from), "r"(is_inside ? 16 : 0)
+               : "memory");
+}
+
+__device__ __forceinline__ void end_of_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+/// Waits until all but the last `LATER` groups of the thread's copies are there.
+template <int LATER>
+__device__ __forceinline__ void wait_for_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(LATER) : "memory");
+}
+
 /// Four 8x8 matrices of halves from shared memory into the operands of products (`ldmatrix`), a row of one at
 /// each lane's address.
 __device__ __forceinline__ void load_matrices(uint32_t d[4], uint32_t address) {

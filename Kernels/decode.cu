@@ -1,3 +1,4 @@
+#include "Quantized.cuh"
 #include "Ring.cuh"
 
 // A decode step of few rows, from the residual stream to the logits, in one kernel: one block a
@@ -13,6 +14,10 @@
 // one of W [inputs, outputs] (output projection, fc2) by 64 outputs x 128 inputs, so that several blocks have
 // parts of the same outputs. Their sums stay apart, in slots, until the operation behind reads them together
 // with the residual stream, always in the same order: no result depends on which block is first.
+//
+// Layers' weights of 4 bits (docs/quantization.md) take the same way. A stage then is some tiles that lie one
+// behind the other, of 16 outputs, or four tiles of each of some groups of inputs, and is expanded in
+// registers.
 
 #if __CUDA_ARCH__ >= 900
 
@@ -31,13 +36,40 @@ constexpr float LOWEST = -1.0e38f, NO_SCORE = -3.0e38f;
 
 __device__ __forceinline__ void synchronize() { ring::synchronize<THREADS>(); }
 
+// What a stage holds of weights of BITS bits: of W [outputs, inputs] 16 outputs and up to MOST_GROUPS groups
+// of 64 inputs, of W [inputs, outputs] INPUTS inputs and 64 outputs.
+template <int BITS>
+struct Form {
+  static constexpr uint32_t TILE_BYTES = 128 * BITS + 64;
+  static constexpr uint32_t MOST_GROUPS = STAGE_BYTES / TILE_BYTES, GROUPS = STAGE_BYTES / (4 * TILE_BYTES);
+  static constexpr uint32_t INPUTS = 64 * GROUPS;
+  static_assert(BITS != 4 || INPUTS == TANDEM_GPU_DECODE_STAGE_INPUTS_4_BITS,
+                "the host cuts as the kernel does");
+  __device__ __forceinline__ static uint32_t depth(uint32_t inputs) {
+    return (inputs / 64 + MOST_GROUPS - 1) / MOST_GROUPS;
+  }
+  // Groups of every stage but perhaps an output's last.
+  __device__ __forceinline__ static uint32_t groups(uint32_t inputs) {
+    const uint32_t stages = depth(inputs);
+    return (inputs / 64 + stages - 1) / stages;
+  }
+};
+template <>
+struct Form<16> {
+  static constexpr uint32_t INPUTS = TANDEM_GPU_DECODE_STAGE_INPUTS;
+  __device__ __forceinline__ static uint32_t depth(uint32_t inputs) { return (inputs + 511) / 512; }
+};
+
 // How the stages of a product of W [inputs, outputs] are cut over blocks: stage s is tile s / depth of the
-// outputs and rows s % depth * 128 ... of the inputs.
+// outputs and rows s % depth * `stage_inputs` ... of the inputs.
 struct Cut {
   uint32_t depth, total, participants;
 
-  __device__ __forceinline__ Cut(uint32_t inputs, uint32_t outputs, uint32_t participants)
-      : depth((inputs + 127) / 128), total(depth * ((outputs + 63) / 64)), participants(participants) {}
+  __device__ __forceinline__ Cut(uint32_t inputs, uint32_t outputs, uint32_t participants,
+                                 uint32_t stage_inputs)
+      : depth((inputs + stage_inputs - 1) / stage_inputs),
+        total(depth * ((outputs + 63) / 64)),
+        participants(participants) {}
   __device__ __forceinline__ uint32_t begin(uint32_t block) const {
     return total * min(block, participants) / participants;
   }
@@ -86,20 +118,21 @@ __device__ __forceinline__ uint32_t tile_begin(uint32_t tiles, uint32_t block) {
 // MARK: The feeder
 
 // The block's stages of a whole step, in order.
-template <int DIMENSION, bool HAS_PEERS>
+template <int DIMENSION, bool HAS_PEERS, int BITS>
 struct Walk {
   const tandem_gpu_decode &a;
   const Cut output, fc2;
   uint32_t operation = 0;  // four a layer, and the logits
-  const uint64_t *map;
+  const uint64_t *map;     // of quantized weights, their address
   uint32_t tile, k, depth, left;
 
   __device__ __forceinline__ explicit Walk(const tandem_gpu_decode &a)
       : a(a),
-        output(width<DIMENSION, HAS_PEERS>(a), a.hidden, a.output_participants),
-        fc2(a.neuron_count, a.hidden, a.fc2_participants) {
+        output(width<DIMENSION, HAS_PEERS>(a), a.hidden, a.output_participants, Form<BITS>::INPUTS),
+        fc2(a.neuron_count, a.hidden, a.fc2_participants, Form<BITS>::INPUTS) {
     begin();
   }
+  __device__ __forceinline__ bool is_quantized() const { return BITS != 16 && operation < 4 * a.layer_count; }
   __device__ __forceinline__ bool is_done() const { return operation > 4 * a.layer_count; }
   __device__ __forceinline__ bool is_transposed() const { return operation % 2 == 1; }
 
@@ -121,7 +154,7 @@ struct Walk {
                                  : operation % 4 == 0 ? 3 * width<DIMENSION, HAS_PEERS>(a)
                                                       : a.neuron_count;
         const uint32_t tiles = (outputs + 15) / 16;
-        depth = (a.hidden + 511) / 512;
+        depth = is_logits ? Form<16>::depth(a.hidden) : Form<BITS>::depth(a.hidden);
         tile = tile_begin(tiles, blockIdx.x);
         left = (tile_begin(tiles, blockIdx.x + 1) - tile) * depth;
         k = 0;
@@ -136,29 +169,75 @@ struct Walk {
       begin();
     }
   }
+
+  // The bytes of the stage, and its copies.
+  __device__ __forceinline__ uint32_t byte_count() const {
+    if constexpr (BITS != 16) {
+      using F = Form<BITS>;
+      if (is_quantized() && is_transposed()) return group_count() * 4 * F::TILE_BYTES;
+      if (is_quantized()) return group_count() * F::TILE_BYTES;
+    }
+    return STAGE_BYTES;
+  }
+  __device__ __forceinline__ uint32_t group_count() const {
+    using F = Form<BITS>;
+    if (is_transposed()) {
+      const uint32_t inputs = operation % 4 == 1 ? width<DIMENSION, HAS_PEERS>(a) : a.neuron_count;
+      return min(F::GROUPS, inputs / 64 - k * F::GROUPS);
+    }
+    const uint32_t groups = F::groups(a.hidden);
+    return min(groups, a.hidden / 64 - k * groups);
+  }
+  // Calls `take` with the runs of bytes of a stage of quantized weights, and where in the stage each begins.
+  template <typename Take>
+  __device__ __forceinline__ void runs(Take take) const {
+    using F = Form<BITS>;
+    const uint8_t *tiles = reinterpret_cast<const uint8_t *>(*map);
+    if (is_transposed()) {
+      const uint32_t count = group_count();
+      for (uint32_t n = 0; n < count; n++) {
+        const size_t first = size_t(k * F::GROUPS + n) * (a.hidden / 16) + tile * 4;
+        take(tiles + first * F::TILE_BYTES, 4 * F::TILE_BYTES, n * 4 * F::TILE_BYTES);
+      }
+    } else {
+      const size_t first = size_t(tile) * (a.hidden / 64) + k * F::groups(a.hidden);
+      take(tiles + first * F::TILE_BYTES, byte_count(), 0);
+    }
+  }
+  __device__ __forceinline__ void copy(uint32_t to, uint32_t barrier, uint64_t policy) const {
+    if constexpr (BITS != 16) {
+      if (is_quantized()) {
+        return runs([&](const void *from, uint32_t count, uint32_t at) {
+          ring::copy_bytes(to + at, from, count, barrier, policy);
+        });
+      }
+    }
+    if (is_transposed()) {
+      ring::copy_box(to, map, tile * 64, k * 128, barrier, policy);
+    } else {
+      ring::copy_box(to, map, 0, tile * 16, k * 8, barrier, policy);
+    }
+  }
 };
 
 // Keeps the ring full, and asks the memory for what comes behind it: what does not fit into the ring waits in
 // the L2 cache.
-template <int DIMENSION, bool HAS_PEERS>
+template <int DIMENSION, bool HAS_PEERS, int BITS>
 __device__ __forceinline__ void feed(const tandem_gpu_decode &a, const Block &b) {
   const uint32_t full = b.stages + BARRIERS_AT, empty = full + 8 * STAGES;
   const uint64_t policy = ring::evict_first();
   ring::Place<STAGES> place;
-  Walk<DIMENSION, HAS_PEERS> walk(a);
+  Walk<DIMENSION, HAS_PEERS, BITS> walk(a);
   uint32_t last = clock();
   for (bool is_first_round = true; !walk.is_done(); walk.advance()) {
     const uint32_t barrier = full + 8 * place.stage, to = b.stages + place.stage * STAGE_BYTES;
     if (!is_first_round) ring::wait(empty + 8 * place.stage, place.parity ^ 1);
+    const uint32_t byte_count = walk.byte_count(), pace = a.pace * (byte_count / 64) / (STAGE_BYTES / 64);
     uint32_t now = clock();
-    while (now - last < a.pace) now = clock();
+    while (now - last < pace) now = clock();
     last = now;
-    ring::expect_bytes(barrier, STAGE_BYTES);
-    if (walk.is_transposed()) {
-      ring::copy_box(to, walk.map, walk.tile * 64, walk.k * 128, barrier, policy);
-    } else {
-      ring::copy_box(to, walk.map, 0, walk.tile * 16, walk.k * 8, barrier, policy);
-    }
+    ring::expect_bytes(barrier, byte_count);
+    walk.copy(to, barrier, policy);
     place.advance();
     if (place.stage == 0) is_first_round = false;
   }
@@ -428,14 +507,45 @@ __device__ __forceinline__ void normalize(const tandem_gpu_decode &a, const Bloc
 
 // MARK: Products
 
+// sum += a tile of 64 inputs in shared memory times x, of which lanes of g = 0 have the only row.
+template <int BITS>
+__device__ __forceinline__ void multiply_tile(float sum[4], const uint8_t *tile, const uint4 x[2],
+                                              uint32_t lane) {
+  const uint32_t g = lane / 4, t = lane % 4;
+  quantized::Part<BITS> part;
+#pragma unroll
+  for (uint32_t i = 0; i < BITS / 2; i++) {
+    const uint32_t unit = BITS == 4 ? 4 * i + t : 8 * (i / 2) + 2 * t + i % 2;
+    part.codes[i] = *reinterpret_cast<const uint2 *>(tile + 64 * unit + 8 * g);
+  }
+  part.scales = *reinterpret_cast<const uint32_t *>(tile + 128 * BITS + 4 * g);
+  part.minimums = *reinterpret_cast<const uint32_t *>(tile + 128 * BITS + 32 + 4 * g);
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    uint32_t first[4], second[4];
+    quantized::expand(first, second, part, half);
+    multiply_add_16x8x16(sum, first, x[half].x, x[half].y);
+    multiply_add_16x8x16(sum, second, x[half].z, x[half].w);
+  }
+}
+
+// What `multiply_tile` wants of a group's activations.
+__device__ __forceinline__ void load_group(uint4 x[2], const uint8_t *group, uint32_t lane) {
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    x[half] = make_uint4(0, 0, 0, 0);
+    if (lane < 4) x[half] = *reinterpret_cast<const uint4 *>(group + 64 * half + 16 * lane);
+  }
+}
+
 // y[o] = activation(bias[o] + sum over i of x[i] * W[o, i]) for this block's outputs, two at a time to
 // `store`; x is in shared memory. The warps take stages in turn, 16 outputs x 512 inputs each, so that those
 // that are there are multiplied side by side.
-template <typename Store>
+template <int BITS, typename Store>
 __device__ __forceinline__ void linear(const tandem_gpu_decode &a, Block &b, uint32_t outputs,
                                        tandem_device_pointer bias, Store store) {
   const uint32_t tiles = (outputs + 15) / 16, first = tile_begin(tiles, blockIdx.x);
-  const uint32_t last = tile_begin(tiles, blockIdx.x + 1), depth = (a.hidden + 511) / 512;
+  const uint32_t last = tile_begin(tiles, blockIdx.x + 1), depth = Form<BITS>::depth(a.hidden);
   const uint32_t matrix = b.lane / 8, eighth = b.lane % 8;
   const uint32_t weights_at = (matrix % 2 * 8 + eighth) * 128;
   // The tensor cores take eight rows of x; all but the first are zeros.
@@ -450,24 +560,38 @@ __device__ __forceinline__ void linear(const tandem_gpu_decode &a, Block &b, uin
   for (uint32_t begin = first; begin < last; begin += most_tiles) {
     const uint32_t count = min(most_tiles, last - begin), end = (begin + count - first) * depth;
     for (uint32_t number = b.own((begin - first) * depth); number < end; number += WARPS) {
-      const uint32_t slabs = min(8u, a.hidden / 64 - number % depth * 8);
-      const uint32_t x_from = x_at + number % depth * 16 * x_step;
-      b.acquire();
-      const uint32_t stage = b.stage + weights_at;
       float sum[4][4] = {};
+      if constexpr (BITS == 16) {
+        const uint32_t slabs = min(8u, a.hidden / 64 - number % depth * 8);
+        const uint32_t x_from = x_at + number % depth * 16 * x_step;
+        b.acquire();
+        const uint32_t stage = b.stage + weights_at;
 #pragma unroll 4
-      for (uint32_t slab = 0; slab < slabs; slab++) {
-        uint32_t x[2][4], weights[4][4];
+        for (uint32_t slab = 0; slab < slabs; slab++) {
+          uint32_t x[2][4], weights[4][4];
 #pragma unroll
-        for (int half = 0; half < 2; half++) load_matrices(x[half], x_from + (2 * slab + half) * x_step);
+          for (int half = 0; half < 2; half++) load_matrices(x[half], x_from + (2 * slab + half) * x_step);
 #pragma unroll
-        for (int step = 0; step < 4; step++) {
-          load_matrices(weights[step], stage + slab * 2048 + ((2 * step + matrix / 2) ^ eighth) * 16);
+          for (int step = 0; step < 4; step++) {
+            load_matrices(weights[step], stage + slab * 2048 + ((2 * step + matrix / 2) ^ eighth) * 16);
+          }
+#pragma unroll
+          for (int step = 0; step < 4; step++) {
+            multiply_add_16x8x16(sum[step], weights[step], x[step / 2][step % 2 * 2],
+                                 x[step / 2][step % 2 * 2 + 1]);
+          }
         }
-#pragma unroll
-        for (int step = 0; step < 4; step++) {
-          multiply_add_16x8x16(sum[step], weights[step], x[step / 2][step % 2 * 2],
-                               x[step / 2][step % 2 * 2 + 1]);
+      } else {
+        using F = Form<BITS>;
+        const uint32_t most_groups = F::groups(a.hidden), first_group = number % depth * most_groups;
+        const uint32_t groups = min(most_groups, a.hidden / 64 - first_group);
+        const uint8_t *stage = b.shared + b.warp * STAGE_BYTES;
+        b.acquire();
+#pragma unroll 2
+        for (uint32_t group = 0; group < groups; group++) {
+          uint4 x[2];
+          load_group(x, b.shared + X_AT + (first_group + group) * 128, b.lane);
+          multiply_tile<BITS>(sum[group % 4], stage + group * F::TILE_BYTES, x, b.lane);
         }
       }
       b.release();
@@ -500,17 +624,17 @@ __device__ __forceinline__ void linear(const tandem_gpu_decode &a, Block &b, uin
 }
 
 // The sums of W [inputs, outputs] with x for this block's stages into their slots; `read_x` brings the
-// activations of some stages to shared memory, [stage][128].
-template <typename Slots, typename ReadX>
+// activations of some stages, of `inputs`, to shared memory, [stage][Form<BITS>::INPUTS].
+template <int BITS, typename Slots, typename ReadX>
 __device__ __forceinline__ void transposed(const tandem_gpu_decode &a, Block &b, const Cut &cut,
-                                           tandem_device_pointer bias, uint8_t *out, const Slots &slots,
-                                           ReadX read_x) {
+                                           uint32_t inputs, tandem_device_pointer bias, uint8_t *out,
+                                           const Slots &slots, ReadX read_x) {
   const uint32_t begin = cut.begin(blockIdx.x), end = cut.begin(blockIdx.x + 1);
   const uint32_t matrix = b.lane / 8, eighth = b.lane % 8, side = matrix % 2;
   const uint32_t weights_at = (matrix / 2 * 8 + eighth) * 128;
   const uint32_t x_at = eighth == 0 ? b.x + 16 * matrix : b.zero;
   const uint32_t x_stage = eighth == 0 ? 256 : 0, x_step = eighth == 0 ? 64 : 0;
-  constexpr uint32_t MOST_STAGES = X_BYTES / 256;
+  constexpr uint32_t MOST_STAGES = X_BYTES / (2 * Form<BITS>::INPUTS);
   float *sums = reinterpret_cast<float *>(b.shared + SUMS_AT);  // [warp][output]
   const float *biases = as<const float>(bias);
   float early = 0.0f;
@@ -528,23 +652,42 @@ __device__ __forceinline__ void transposed(const tandem_gpu_decode &a, Block &b,
     // Of one tile.
     last = min(chunk_end, (first / cut.depth + 1) * cut.depth);
     for (uint32_t s = begin + b.own(first - begin); s < last; s += WARPS) {
-      const uint32_t x_from = x_at + (s - chunk) * x_stage;
-      b.acquire();
-      const uint32_t stage = b.stage + weights_at;
+      if constexpr (BITS == 16) {
+        const uint32_t x_from = x_at + (s - chunk) * x_stage;
+        b.acquire();
+        const uint32_t stage = b.stage + weights_at;
 #pragma unroll
-      for (int pair = 0; pair < 4; pair++) {  // of 16 inputs
-        uint32_t x[4];
-        load_matrices(x, x_from + pair * x_step);
+        for (int pair = 0; pair < 4; pair++) {  // of 16 inputs
+          uint32_t x[4];
+          load_matrices(x, x_from + pair * x_step);
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-          uint32_t weights[4][4];
+          for (int half = 0; half < 2; half++) {
+            uint32_t weights[4][4];
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+              load_matrices_transposed(weights[j],
+                                       stage + (2 * pair + half) * 2048 + ((2 * j + side) ^ eighth) * 16);
+            }
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+              multiply_add_16x8x16(sum[j], weights[j], x[2 * half], x[2 * half + 1]);
+            }
+          }
+        }
+      } else {
+        using F = Form<BITS>;
+        const uint32_t groups = min(F::GROUPS, inputs / 64 - s % cut.depth * F::GROUPS);
+        const uint8_t *x_from = b.shared + X_AT + (s - chunk) * 2 * F::INPUTS;
+        const uint8_t *stage = b.shared + b.warp * STAGE_BYTES;
+        b.acquire();
+#pragma unroll 2
+        for (uint32_t group = 0; group < groups; group++) {
+          uint4 x[2];
+          load_group(x, x_from + group * 128, b.lane);
 #pragma unroll
           for (int j = 0; j < 4; j++) {
-            load_matrices_transposed(weights[j],
-                                     stage + (2 * pair + half) * 2048 + ((2 * j + side) ^ eighth) * 16);
+            multiply_tile<BITS>(sum[j], stage + (4 * group + j) * F::TILE_BYTES, x, b.lane);
           }
-#pragma unroll
-          for (int j = 0; j < 4; j++) multiply_add_16x8x16(sum[j], weights[j], x[2 * half], x[2 * half + 1]);
         }
       }
       b.release();
@@ -770,13 +913,14 @@ __device__ __forceinline__ void attend(const tandem_gpu_decode &a, const Block &
 }
 
 // The joined parts of some heads, as the output projection's activations.
-template <int DIMENSION, bool HAS_PEERS>
+template <int DIMENSION, bool HAS_PEERS, int BITS>
 __device__ __forceinline__ void read_attended(const tandem_gpu_decode &a, const Block &b, const Cut &cut,
                                               const uint8_t *set, uint32_t begin, uint32_t end) {
   constexpr int TOGETHER = 2,
                 PARTS = 4;  // elements that are asked for before the first is used, and parts of each
+  constexpr uint32_t INPUTS = Form<BITS>::INPUTS, QUADS = INPUTS / 4;
   uint2 *x = reinterpret_cast<uint2 *>(b.shared + X_AT);
-  const uint32_t count = (end - begin) * 32;
+  const uint32_t count = (end - begin) * QUADS;
   for (uint32_t first = threadIdx.x; first < count; first += TOGETHER * THREADS) {
     float4 joined[TOGETHER];
     float maximum[TOGETHER], total[TOGETHER];
@@ -786,7 +930,7 @@ __device__ __forceinline__ void read_attended(const tandem_gpu_decode &a, const 
       const uint32_t i = min(first + n * THREADS, count - 1);
       // Behind the last head there are zeros among the weights: any number will do.
       const uint32_t input =
-          min((begin + i / 32) % cut.depth * 128 + i % 32 * 4, width<DIMENSION, HAS_PEERS>(a) - 4);
+          min((begin + i / QUADS) % cut.depth * INPUTS + i % QUADS * 4, width<DIMENSION, HAS_PEERS>(a) - 4);
       const uint32_t unit = input / DIMENSION * a.attention_parts;
       sums[n] = set + a.attended + (size_t(unit) * DIMENSION + input % DIMENSION) * 4;
       weights[n] = set + a.attended_weights + unit * 8;
@@ -851,18 +995,21 @@ __device__ __forceinline__ void read_attended(const tandem_gpu_decode &a, const 
   }
 }
 
+template <int BITS>
 __device__ __forceinline__ void read_neurons(const tandem_gpu_decode &a, const Block &b, const Cut &cut,
                                              const uint8_t *neurons, uint32_t begin, uint32_t end) {
   constexpr int TOGETHER = 4;
+  constexpr uint32_t INPUTS = Form<BITS>::INPUTS, EIGHTHS = INPUTS / 8;
   uint4 *x = reinterpret_cast<uint4 *>(b.shared + X_AT);
-  const uint32_t count = (end - begin) * 16;
+  const uint32_t count = (end - begin) * EIGHTHS;
   for (uint32_t first = threadIdx.x; first < count; first += TOGETHER * THREADS) {
     uint4 values[TOGETHER];
     read_until_there([&] {
       bool are_there = true;
 #pragma unroll
       for (int n = 0; n < TOGETHER; n++) {
-        const uint32_t i = first + n * THREADS, input = (begin + i / 16) % cut.depth * 128 + i % 16 * 8;
+        const uint32_t i = first + n * THREADS;
+        const uint32_t input = (begin + i / EIGHTHS) % cut.depth * INPUTS + i % EIGHTHS * 8;
         values[n] = make_uint4(0, 0, 0, 0);
         if (i < count && input < a.neuron_count) values[n] = look(neurons + input * 2);
       }
@@ -919,7 +1066,7 @@ __device__ __forceinline__ void wipe_own(const tandem_gpu_decode &a, const tande
 // MARK: The step
 
 // `rank` is given where there are several.
-template <int DIMENSION, int QUADS, bool HAS_PEERS>
+template <int DIMENSION, int QUADS, bool HAS_PEERS, int BITS>
 __device__ __forceinline__ void step(const tandem_gpu_decode &a, const tandem_gpu_decode_rank *rank) {
   extern __shared__ uint8_t dynamic[];
   Block b;
@@ -943,12 +1090,13 @@ __device__ __forceinline__ void step(const tandem_gpu_decode &a, const tandem_gp
   }
   __syncthreads();
   if (b.warp == WARPS) {
-    if (b.lane == 0) feed<DIMENSION, HAS_PEERS>(a, b);
+    if (b.lane == 0) feed<DIMENSION, HAS_PEERS, BITS>(a, b);
     return;
   }
 
-  const Cut output_cut(width<DIMENSION, HAS_PEERS>(a), a.hidden, a.output_participants);
-  const Cut fc2_cut(a.neuron_count, a.hidden, a.fc2_participants);
+  constexpr uint32_t STAGE_INPUTS = Form<BITS>::INPUTS;
+  const Cut output_cut(width<DIMENSION, HAS_PEERS>(a), a.hidden, a.output_participants, STAGE_INPUTS);
+  const Cut fc2_cut(a.neuron_count, a.hidden, a.fc2_participants, STAGE_INPUTS);
   const uint32_t qkv_outputs = 3 * width<DIMENSION, HAS_PEERS>(a);
   __shared__ tandem_gpu_decode_tile tiles[HAS_PEERS ? 2 * TANDEM_GPU_DECODE_HIDDEN / 64 : 1];
   if constexpr (HAS_PEERS) {
@@ -1001,7 +1149,7 @@ __device__ __forceinline__ void step(const tandem_gpu_decode &a, const tandem_gp
     };
     normalize<QUADS>(a, b, residual, layer.attention_norm_weight, layer.attention_norm_bias, sums, fc2_slots);
     ask_for_cache<DIMENSION>(a, l);
-    linear(a, b, qkv_outputs, layer.qkv_bias, [&](uint32_t output, float2 sum) {
+    linear<BITS>(a, b, qkv_outputs, layer.qkv_bias, [&](uint32_t output, float2 sum) {
       const __half2 pair = __floats2half2_rn(sum.x, sum.y);
       hand_over(set + output * 2, reinterpret_cast<const uint32_t &>(pair));
     });
@@ -1010,12 +1158,12 @@ __device__ __forceinline__ void step(const tandem_gpu_decode &a, const tandem_gp
     ask_for(layer.mlp_norm_bias, a.hidden);
     ask_for(layer.fc1_bias, a.neuron_count);
     attend<DIMENSION, HAS_PEERS>(a, b, l, set);
-    transposed(a, b, output_cut, layer.output_bias, output_sums(), output_slots,
-               [&](uint32_t begin, uint32_t end) {
-                 read_attended<DIMENSION, HAS_PEERS>(a, b, output_cut, set, begin, end);
-               });
+    transposed<BITS>(a, b, output_cut, width<DIMENSION, HAS_PEERS>(a), layer.output_bias, output_sums(),
+                     output_slots, [&](uint32_t begin, uint32_t end) {
+                       read_attended<DIMENSION, HAS_PEERS, BITS>(a, b, output_cut, set, begin, end);
+                     });
     normalize<QUADS>(a, b, residual, layer.mlp_norm_weight, layer.mlp_norm_bias, output_sums(), output_slots);
-    linear(a, b, a.neuron_count, layer.fc1_bias, [&](uint32_t output, float2 sum) {
+    linear<BITS>(a, b, a.neuron_count, layer.fc1_bias, [&](uint32_t output, float2 sum) {
       const __half2 pair = __floats2half2_rn(activate(sum.x, a.activation), activate(sum.y, a.activation));
       hand_over(set + a.neurons + output * 2, reinterpret_cast<const uint32_t &>(pair));
     });
@@ -1029,15 +1177,16 @@ __device__ __forceinline__ void step(const tandem_gpu_decode &a, const tandem_gp
       ask_for(vectors[l + 1].attention_norm_bias, a.hidden);
       ask_for(vectors[l + 1].qkv_bias, qkv_outputs);
     }
-    transposed(a, b, fc2_cut, layer.fc2_bias, fc2_sums(), fc2_slots, [&](uint32_t begin, uint32_t end) {
-      read_neurons(a, b, fc2_cut, set + a.neurons, begin, end);
-    });
+    transposed<BITS>(a, b, fc2_cut, a.neuron_count, layer.fc2_bias, fc2_sums(), fc2_slots,
+                     [&](uint32_t begin, uint32_t end) {
+                       read_neurons<BITS>(a, b, fc2_cut, set + a.neurons, begin, end);
+                     });
     sums = fc2_sums();
   }
   normalize<QUADS>(a, b, residual, a.final_norm_weight, a.final_norm_bias, sums, fc2_slots);
   uint32_t *counters = as<uint32_t>(a.counters);
   if (threadIdx.x == 0) atomicAdd(counters, 1);
-  linear(a, b, a.vocabulary, 0, [&](uint32_t output, float2 sum) {
+  linear<16>(a, b, a.vocabulary, 0, [&](uint32_t output, float2 sum) {
     if (output + 1 < a.vocabulary) {
       as<float2>(a.logits)[output / 2] = sum;
     } else {
@@ -1067,17 +1216,29 @@ __device__ constexpr int quads_of_thread(int most_hidden) {
   extern "C" __global__ void __launch_bounds__(decode::THREADS + 32, 1)                     \
       tandem_kernel_decode_##name(const __grid_constant__ tandem_gpu_decode a) {            \
     launch_successors();                                                                    \
-    decode::step<dimension, decode::quads_of_thread(most_hidden), false>(a, nullptr);       \
+    decode::step<dimension, decode::quads_of_thread(most_hidden), false, 16>(a, nullptr);   \
   }                                                                                         \
   extern "C" __global__ void __launch_bounds__(decode::THREADS + 32, 1)                     \
       tandem_kernel_decode_ranks_##name(const __grid_constant__ tandem_gpu_decode_rank a) { \
     launch_successors();                                                                    \
-    decode::step<dimension, decode::quads_of_thread(most_hidden), true>(a.step, &a);        \
+    decode::step<dimension, decode::quads_of_thread(most_hidden), true, 16>(a.step, &a);    \
+  }
+
+// Of quantized weights.
+#define DECODE_QUANTIZED(name, bits, dimension, most_hidden)                                \
+  extern "C" __global__ void __launch_bounds__(decode::THREADS + 32, 1)                     \
+      tandem_kernel_decode_##name(const __grid_constant__ tandem_gpu_decode a) {            \
+    launch_successors();                                                                    \
+    decode::step<dimension, decode::quads_of_thread(most_hidden), false, bits>(a, nullptr); \
   }
 
 DECODE(64, 64, 4096)
 DECODE(80, 80, 4096)
 DECODE(128, 128, 4096)
 DECODE(128_large, 128, TANDEM_GPU_DECODE_HIDDEN)
+
+DECODE_QUANTIZED(4_bits_64, 4, 64, 4096)
+DECODE_QUANTIZED(4_bits_128, 4, 128, 4096)
+DECODE_QUANTIZED(4_bits_128_large, 4, 128, TANDEM_GPU_DECODE_HIDDEN)
 
 #endif

@@ -1,4 +1,4 @@
-#include "Kernel.cuh"
+#include "ManyRows.cuh"
 
 // y = activation(bias + x . W^T), or residual += bias + x . W^T, of many rows, bound by the tensor cores.
 //
@@ -56,22 +56,6 @@ struct Shape {
   static constexpr int SUM_STRIDE = PARTS * OUTPUTS + 8;
   static_assert(ROWS * SUM_STRIDE * 4 <= SHARED_BYTES, "the sums take the slices' place");
 };
-
-/// Asks for 16 bytes, or zeros.
-__device__ __forceinline__ void copy_chunk(uint32_t to, const __half *from, bool is_inside) {
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;"
-               :
-               : "r"(to), "l"(from), "r"(is_inside ? 16 : 0)
-               : "memory");
-}
-
-__device__ __forceinline__ void end_of_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-
-/// Waits until all but the last `LATER` groups of the thread's copies are there.
-template <int LATER>
-__device__ __forceinline__ void wait_for_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(LATER) : "memory");
-}
 
 /// The way of a matrix's tile into shared memory: a thread copies one chunk of every (THREADS / 8)-th line.
 ///
@@ -178,25 +162,6 @@ __device__ __forceinline__ void lay_out(float *sums, const Sums &sum) {
   }
 }
 
-__device__ __forceinline__ void add(float4 &sum, const float4 &more) {
-  sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
-}
-
-/// Bias, activation or residual, and the result: 4 outputs of one row.
-__device__ __forceinline__ void finish(const tandem_gpu_gemm &a, float4 sum, uint32_t row, uint32_t output) {
-  if (a.bias) add(sum, *reinterpret_cast<const float4 *>(as<const float>(a.bias) + output));
-  if (a.residual) {
-    float4 *residual = reinterpret_cast<float4 *>(as<float>(a.residual) + size_t(row) * a.outputs + output);
-    add(sum, *residual);
-    *residual = sum;
-    return;
-  }
-  __half *y = as<__half>(a.y) + size_t(row) * a.y_stride + output;
-  __half2 values[2] = {__floats2half2_rn(activate(sum.x, a.activation), activate(sum.y, a.activation)),
-                       __floats2half2_rn(activate(sum.z, a.activation), activate(sum.w, a.activation))};
-  *reinterpret_cast<uint2 *>(y) = *reinterpret_cast<uint2 *>(values);
-}
-
 /// The block's tile from its laid out sums: those of the parts of the inputs are added in order.
 template <typename S>
 __device__ __forceinline__ void store(const tandem_gpu_gemm &a, const float *sums) {
@@ -208,8 +173,9 @@ __device__ __forceinline__ void store(const tandem_gpu_gemm &a, const float *sum
     const float *at = sums + r * S::SUM_STRIDE + o;
     float4 sum = *reinterpret_cast<const float4 *>(at);
 #pragma unroll
-    for (int p = 1; p < S::PARTS; p++) add(sum, *reinterpret_cast<const float4 *>(at + p * S::OUTPUTS));
-    finish(a, sum, row, output);
+    for (int p = 1; p < S::PARTS; p++)
+      many_rows::add(sum, *reinterpret_cast<const float4 *>(at + p * S::OUTPUTS));
+    many_rows::finish(a, sum, row, output);
   }
 }
 

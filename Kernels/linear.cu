@@ -1,4 +1,4 @@
-#include "Kernel.cuh"
+#include "FewRows.cuh"
 
 // y[r, o] = activation(bias[o] + sum over i of x[r, i] * weights[o, i]) for few rows, bound by reading the
 // weights.
@@ -31,52 +31,6 @@ template <int ROW_TILES, int CHUNKS>
 struct Activations {
   uint4 rows[CHUNKS][ROW_TILES];
 };
-
-// A sum to its output: bias, activation, rounding.
-__device__ __forceinline__ void store(const tandem_gpu_linear &a, uint32_t row, uint32_t output, float sum) {
-  if (a.bias) sum += as<const float>(a.bias)[output];
-  sum = activate(sum, a.activation);
-  const size_t element = size_t(row) * a.y_stride + output;
-  if (a.y_is_float) {
-    as<float>(a.y)[element] = sum;
-  } else {
-    as<__half>(a.y)[element] = __float2half_rn(sum);
-  }
-}
-
-// The layer norm of the rows into shared memory, [row][stride], by the whole block.
-template <int WARPS>
-__device__ __forceinline__ void normalize(const tandem_gpu_linear &a, __half *normalized, uint32_t stride) {
-  constexpr int THREADS = WARPS * 32, MOST = 12288 / THREADS;
-  __shared__ float partial[2][WARPS];
-  const float *weight = as<const float>(a.norm_weight), *bias = as<const float>(a.norm_bias);
-  for (uint32_t row = 0; row < a.rows; row++) {
-    const float *x = as<const float>(a.residual) + size_t(row) * a.inputs;
-    float values[MOST], sum = 0.0f;
-#pragma unroll
-    for (int n = 0; n < MOST; n++) {
-      const uint32_t i = threadIdx.x + n * THREADS;
-      values[n] = i < a.inputs ? __ldcg(x + i) : 0.0f;
-      sum += values[n];
-    }
-    const float mean = block_sum<WARPS>(sum, partial[0]) / float(a.inputs);
-    float squares = 0.0f;
-#pragma unroll
-    for (int n = 0; n < MOST; n++) {
-      const float difference = threadIdx.x + n * THREADS < a.inputs ? values[n] - mean : 0.0f;
-      squares += difference * difference;
-    }
-    const float scale = rsqrtf(block_sum<WARPS>(squares, partial[1]) / float(a.inputs) + a.epsilon);
-#pragma unroll
-    for (int n = 0; n < MOST; n++) {
-      const uint32_t i = threadIdx.x + n * THREADS;
-      if (i >= a.inputs) break;
-      const float value = (values[n] - mean) * scale * (weight ? weight[i] : 1.0f) + (bias ? bias[i] : 0.0f);
-      normalized[row * stride + i] = __float2half_rn(value);
-    }
-  }
-  __syncthreads();
-}
 
 template <int ROW_TILES, int WARPS, int TILES, int CHUNKS, bool NORMALIZES>
 __device__ __forceinline__ void linear(const tandem_gpu_linear &a) {
@@ -139,7 +93,7 @@ __device__ __forceinline__ void linear(const tandem_gpu_linear &a) {
       for (int w = 0; w < WARPS; w++) {
         total += sums[group * group_size + w * TILES * a.rows * OUTPUTS + within];
       }
-      store(a, row, output, total);
+      few_rows::store(a, row, output, total);
     }
     __syncthreads();
   };
@@ -163,7 +117,7 @@ __device__ __forceinline__ void linear(const tandem_gpu_linear &a) {
   if constexpr (NORMALIZES) {
     __half *normalized = reinterpret_cast<__half *>(sums + SUMS_BYTES / sizeof(float));
     x_stride = (a.inputs + 7) / 8 * 8;
-    normalize<WARPS>(a, normalized, x_stride);
+    few_rows::normalize<WARPS>(a, normalized, x_stride);
     x = normalized;
   }
   read_activations(now, place.chunk);
@@ -258,6 +212,6 @@ extern "C" __global__ void tandem_kernel_linear_any(const __grid_constant__ tand
     float sum = 0.0f;
     for (uint32_t i = lane; i < a.inputs; i += 32) sum += __half2float(weights[i]) * __half2float(x[i]);
     sum = warp_sum(sum);
-    if (lane == 0) linear_kernel::store(a, row, output, sum);
+    if (lane == 0) few_rows::store(a, row, output, sum);
   }
 }

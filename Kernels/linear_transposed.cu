@@ -1,4 +1,4 @@
-#include "Kernel.cuh"
+#include "FewRows.cuh"
 
 // residual[r, o] += bias[o] + sum over i of x[r, i] * weights[i, o] for few rows, bound by reading the
 // weights.
@@ -36,37 +36,10 @@ __device__ __forceinline__ uint32_t word(const uint4 &v, int i) {
   return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
 }
 
-// Adds up the parts of the inputs, one in each block of the cluster, in order; each block some of the
-// outputs.
-__device__ __forceinline__ void join_cluster(const tandem_gpu_linear_transposed &a, const float *own) {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;" ::: "memory");
-  const uint32_t address = uint32_t(__cvta_generic_to_shared(own));
-  float *residual = as<float>(a.residual);
-  const uint32_t count = a.rows * OUTPUTS;
-  for (uint32_t i = threadIdx.x * a.split_count + blockIdx.y; i < count; i += blockDim.x * a.split_count) {
-    const uint32_t row = i / OUTPUTS, output = blockIdx.x * OUTPUTS + i % OUTPUTS;
-    if (output >= a.outputs) continue;
-    float total = a.bias ? as<const float>(a.bias)[output] : 0.0f;
-    for (uint32_t part = 0; part < a.split_count; part++) {
-      uint32_t remote;
-      float value;
-      asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(address + 4 * i), "r"(part));
-      asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(remote) : "memory");
-      total += value;
-    }
-    residual[size_t(row) * a.outputs + output] += total;
-  }
-  // No block may end while another reads its shared memory.
-  asm volatile("barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;" ::: "memory");
-#endif
-}
-
 template <int ROW_TILES, int WARPS, int CHUNKS, bool IN_CLUSTER>
 __device__ __forceinline__ void linear_transposed(const tandem_gpu_linear_transposed &a) {
   constexpr int THREADS = WARPS * 32;
   __shared__ float sums[WARPS * 8 * OUTPUTS];
-  __shared__ bool is_last;
   __shared__ float own[IN_CLUSTER ? 8 * OUTPUTS : 1];
   const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const uint32_t inputs = limited(a.limit, a.inputs);
@@ -182,29 +155,12 @@ __device__ __forceinline__ void linear_transposed(const tandem_gpu_linear_transp
     }
   }
   if (IN_CLUSTER) {
-    join_cluster(a, own);
+    few_rows::join_cluster<OUTPUTS>(a, own);
     return;
   }
   if (a.split_count == 1) return;
 
-  __threadfence();
-  __syncthreads();
-  uint32_t *counter = as<uint32_t>(a.counters) + blockIdx.x;
-  if (threadIdx.x == 0) is_last = atomicAdd(counter, 1) == a.split_count - 1;
-  __syncthreads();
-  if (!is_last) return;
-  __threadfence();
-  for (uint32_t i = threadIdx.x; i < a.rows * OUTPUTS; i += THREADS) {
-    const uint32_t row = i / OUTPUTS, output = blockIdx.x * OUTPUTS + i % OUTPUTS;
-    if (output >= a.outputs) continue;
-    const size_t element = size_t(row) * a.outputs + output;
-    float total = a.bias ? as<const float>(a.bias)[output] : 0.0f;
-    for (uint32_t split = 0; split < a.split_count; split++) {
-      total += __ldcg(partials + size_t(split) * a.rows * a.outputs + element);
-    }
-    residual[element] += total;
-  }
-  if (threadIdx.x == 0) *counter = 0;
+  few_rows::join_partials<OUTPUTS>(a);
 }
 
 }  // namespace linear_transposed_kernel

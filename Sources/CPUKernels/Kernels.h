@@ -29,6 +29,7 @@ extern const tandem_cpu_kernels tandem_portable_kernels;
 #if defined(__x86_64__)
 extern const tandem_cpu_kernels tandem_avx2_kernels;
 extern const tandem_cpu_kernels tandem_avx512_kernels;
+extern const tandem_cpu_kernels tandem_avx512_vnni_kernels;
 #endif
 
 #endif

@@ -15,6 +15,8 @@ typedef __m256 vec;
 #define TILE_VECTORS 12
 #define GEMM_ROWS 6
 #define GEMM_VECTORS 2
+#define QUANTIZED_ROWS 4
+#define QUANTIZED_AHEAD 4096
 
 INLINE vec vec_zero(void) { return _mm256_setzero_ps(); }
 INLINE vec vec_set1(float a) { return _mm256_set1_ps(a); }
@@ -113,3 +115,34 @@ INLINE uint64_t words_sum(words a) {
 }
 
 #include "HalfBlock_x86.h"
+
+// Codes of quantized weights, and sums of them times activations, an output a lane. Activations are numbers
+// of 16 bits.
+#define QUANTIZED_BYTES 0
+#define CODES_STRIDE 2
+typedef __m256i codes;
+typedef __m256i code_sum;
+INLINE codes codes_load(const void *p) { return _mm256_loadu_si256((const codes *)p); }
+INLINE code_sum code_sum_zero(void) { return _mm256_setzero_si256(); }
+INLINE vec code_sum_floats(code_sum sum) { return _mm256_cvtepi32_ps(sum); }
+INLINE vec codes_floats(codes c, unsigned shift, uint32_t mask) {
+  return _mm256_cvtepi32_ps(
+      _mm256_and_si256(_mm256_srl_epi32(c, _mm_cvtsi32_si128((int)shift)), _mm256_set1_epi32((int)mask)));
+}
+/// Adds the codes of bytes 0 and 2 of each word, which `mask` leaves, times two activations.
+INLINE code_sum codes_add_pair(code_sum sum, codes c, int mask, const int8_t *x) {
+  int32_t pair;
+  memcpy(&pair, x, sizeof pair);
+  const codes pairs = _mm256_and_si256(c, _mm256_set1_epi32(mask));
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi32(pair)));
+}
+INLINE code_sum codes_add4(code_sum sum, codes c, const int8_t *x) {
+  sum = codes_add_pair(sum, c, 0x000f000f, x);
+  sum = codes_add_pair(sum, _mm256_srli_epi32(c, 8), 0x000f000f, x + 4);
+  sum = codes_add_pair(sum, _mm256_srli_epi32(c, 4), 0x000f000f, x + 8);
+  return codes_add_pair(sum, _mm256_srli_epi32(c, 12), 0x000f000f, x + 12);
+}
+INLINE code_sum codes_add8(code_sum sum, codes c, const int8_t *x) {
+  sum = codes_add_pair(sum, c, 0x00ff00ff, x);
+  return codes_add_pair(sum, _mm256_srli_epi32(c, 8), 0x00ff00ff, x + 4);
+}

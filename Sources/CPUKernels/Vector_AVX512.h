@@ -17,6 +17,8 @@ typedef __m512 vec;
 #define TILE_VECTORS 24
 #define GEMM_ROWS 12
 #define GEMM_VECTORS 2
+#define QUANTIZED_ROWS 8
+#define QUANTIZED_AHEAD 4096
 
 INLINE vec vec_zero(void) { return _mm512_setzero_ps(); }
 INLINE vec vec_set1(float a) { return _mm512_set1_ps(a); }
@@ -95,5 +97,71 @@ INLINE words words_zero(void) { return _mm512_setzero_si512(); }
 INLINE words words_load(const void *p) { return _mm512_loadu_si512(p); }
 INLINE words words_add(words a, words b) { return _mm512_add_epi64(a, b); }
 INLINE uint64_t words_sum(words a) { return (uint64_t)_mm512_reduce_add_epi64(a); }
+
+#ifdef TANDEM_HAS_VNNI
+// Codes of quantized weights, and sums of them times activations, an output a lane. Activations are two bytes
+// each: the upper ones of a group in the order of a tile's bytes, then the lower ones.
+#define QUANTIZED_BYTES 1
+#define CODES_STRIDE 1
+typedef __m512i codes;
+typedef struct {
+  __m512i upper, lower;
+} code_sum;
+INLINE codes codes_load(const void *p) { return _mm512_loadu_si512(p); }
+INLINE code_sum code_sum_zero(void) { return (code_sum){_mm512_setzero_si512(), _mm512_setzero_si512()}; }
+INLINE vec code_sum_floats(code_sum sum) {
+  return _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(sum.upper, 7), sum.lower));
+}
+INLINE vec codes_floats(codes c, unsigned shift, uint32_t mask) {
+  return _mm512_cvtepi32_ps(
+      _mm512_and_si512(_mm512_srl_epi32(c, _mm_cvtsi32_si128((int)shift)), _mm512_set1_epi32((int)mask)));
+}
+INLINE __m512i bytes_repeated(const int8_t *x) {
+  int32_t four;
+  memcpy(&four, x, sizeof four);
+  return _mm512_set1_epi32(four);
+}
+INLINE code_sum codes_add8(code_sum sum, codes c, const int8_t *x) {
+  sum.upper = _mm512_dpbusd_epi32(sum.upper, c, bytes_repeated(x));
+  sum.lower = _mm512_dpbusd_epi32(sum.lower, c, bytes_repeated(x + 64));
+  return sum;
+}
+INLINE code_sum codes_add4(code_sum sum, codes c, const int8_t *x) {
+  const __m512i low_half = _mm512_set1_epi8(15);
+  sum = codes_add8(sum, _mm512_and_si512(c, low_half), x);
+  return codes_add8(sum, _mm512_and_si512(_mm512_srli_epi32(c, 4), low_half), x + 4);
+}
+#else
+// Codes of quantized weights, and sums of them times activations, an output a lane. Activations are numbers
+// of 16 bits.
+#define QUANTIZED_BYTES 0
+#define CODES_STRIDE 2
+typedef __m512i codes;
+typedef __m512i code_sum;
+INLINE codes codes_load(const void *p) { return _mm512_loadu_si512((const codes *)p); }
+INLINE code_sum code_sum_zero(void) { return _mm512_setzero_si512(); }
+INLINE vec code_sum_floats(code_sum sum) { return _mm512_cvtepi32_ps(sum); }
+INLINE vec codes_floats(codes c, unsigned shift, uint32_t mask) {
+  return _mm512_cvtepi32_ps(
+      _mm512_and_si512(_mm512_srl_epi32(c, _mm_cvtsi32_si128((int)shift)), _mm512_set1_epi32((int)mask)));
+}
+/// Adds the codes of bytes 0 and 2 of each word, which `mask` leaves, times two activations.
+INLINE code_sum codes_add_pair(code_sum sum, codes c, int mask, const int8_t *x) {
+  int32_t pair;
+  memcpy(&pair, x, sizeof pair);
+  const codes pairs = _mm512_and_si512(c, _mm512_set1_epi32(mask));
+  return _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi32(pair)));
+}
+INLINE code_sum codes_add4(code_sum sum, codes c, const int8_t *x) {
+  sum = codes_add_pair(sum, c, 0x000f000f, x);
+  sum = codes_add_pair(sum, _mm512_srli_epi32(c, 8), 0x000f000f, x + 4);
+  sum = codes_add_pair(sum, _mm512_srli_epi32(c, 4), 0x000f000f, x + 8);
+  return codes_add_pair(sum, _mm512_srli_epi32(c, 12), 0x000f000f, x + 12);
+}
+INLINE code_sum codes_add8(code_sum sum, codes c, const int8_t *x) {
+  sum = codes_add_pair(sum, c, 0x00ff00ff, x);
+  return codes_add_pair(sum, _mm512_srli_epi32(c, 8), 0x00ff00ff, x + 4);
+}
+#endif
 
 #include "HalfBlock_x86.h"

@@ -15,6 +15,8 @@ typedef int32_t vec_bits __attribute__((ext_vector_type(4)));
 #define TILE_VECTORS 8
 #define GEMM_ROWS 4
 #define GEMM_VECTORS 2
+#define QUANTIZED_ROWS 4
+#define QUANTIZED_AHEAD 0
 
 INLINE vec vec_zero(void) { return (vec)0.0f; }
 INLINE vec vec_set1(float a) { return (vec)a; }
@@ -162,3 +164,35 @@ INLINE void half8_transpose(half8 v[8]) {
 
 INLINE void line_write(void *to, const void *from) { memcpy(to, from, CACHE_LINE); }
 INLINE void lines_written(void) {}
+
+// Codes of quantized weights, and sums of them times activations, an output a lane. Activations are numbers
+// of 16 bits.
+#define QUANTIZED_BYTES 0
+#define CODES_STRIDE 2
+typedef uint32_t codes __attribute__((ext_vector_type(4)));
+typedef vec_bits code_sum;
+INLINE codes codes_load(const void *p) {
+  codes c;
+  memcpy(&c, p, sizeof c);
+  return c;
+}
+INLINE code_sum code_sum_zero(void) { return (code_sum)0; }
+INLINE vec code_sum_floats(code_sum sum) { return __builtin_convertvector(sum, vec); }
+INLINE vec codes_floats(codes c, unsigned shift, uint32_t mask) {
+  return __builtin_convertvector((vec_bits)(c >> shift & mask), vec);
+}
+/// Adds the codes in bits `shift` ... of bytes 0 and 2 of each word, times two activations.
+INLINE code_sum codes_add_pair(code_sum sum, codes c, unsigned shift, uint32_t mask, const int8_t *x) {
+  int16_t pair[2];
+  memcpy(pair, x, sizeof pair);
+  return sum + (vec_bits)(c >> shift & mask) * pair[0] + (vec_bits)(c >> (shift + 16) & mask) * pair[1];
+}
+INLINE code_sum codes_add4(code_sum sum, codes c, const int8_t *x) {
+  sum = codes_add_pair(sum, c, 0, 15, x);
+  sum = codes_add_pair(sum, c, 8, 15, x + 4);
+  sum = codes_add_pair(sum, c, 4, 15, x + 8);
+  return codes_add_pair(sum, c, 12, 15, x + 12);
+}
+INLINE code_sum codes_add8(code_sum sum, codes c, const int8_t *x) {
+  return codes_add_pair(codes_add_pair(sum, c, 0, 255, x), c, 8, 255, x + 4);
+}

@@ -12,6 +12,8 @@ public struct CheckpointError: Error, Hashable, Sendable, CustomStringConvertibl
         case missingTensor
         /// The operating system refused to open or read a file; the sentence holds its reason.
         case unreadable
+        /// The operating system refused to write a file.
+        case unwritable
         /// The file ends before what it declares.
         case truncated
         /// The file contradicts its format or itself.
@@ -23,6 +25,10 @@ public struct CheckpointError: Error, Hashable, Sendable, CustomStringConvertibl
         case ambiguousName
         /// A finite value is too large for fp16.
         case overflow
+        /// A value is infinite or no number, where it must be one.
+        case notFinite
+        /// The bytes are not those that were written.
+        case damaged
         /// The file was cut or replaced after it was opened.
         case changed
     }

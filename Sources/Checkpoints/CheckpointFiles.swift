@@ -6,31 +6,61 @@ import TensorCore
 /// A model's checkpoint in a folder, in whichever published format is there.
 ///
 /// Looked for in this order, as transformers does: `model.safetensors`, `model.safetensors.index.json`,
-/// `pytorch_model.bin`, `pytorch_model.bin.index.json`, a folder of .npy files.
+/// `pytorch_model.bin`, `pytorch_model.bin.index.json`, a folder of .npy files. Of a folder that `tandem convert` wrote, the
+/// layers' matrices are stored as tiles, and whatever is read is checked.
 public struct CheckpointFiles: TensorSource {
     public let origin: String
     private let folder: FilePath
     private let tensors: [String: StoredTensor]
+    /// Quantized matrices.
+    private let tiles: [String: StoredTensor]
+    private let quantization: Quantization?
 
-    public init(folder: FilePath) throws(CheckpointError) {
+    /// - Parameter quantization: what the folder's config.json says of it; nil where nobody has converted the model.
+    public init(folder: FilePath, quantization: Quantization? = nil) throws(CheckpointError) {
         var status = stat()
         guard stat(folder.string, &status) == 0, status.st_mode & S_IFMT == S_IFDIR else {
             throw CheckpointError(
                 .missingFolder, file: folder,
                 "There is no such folder. Download the model into it, or name another one with --path.")
         }
-        let (tensors, format) = try Self.open(folder)
         self.folder = folder
-        origin = "\(folder) (\(format))"
-        self.tensors = try Self.byCanonicalName(tensors, folder: folder)
+        self.quantization = quantization
+        guard let quantization else {
+            let (stored, format) = try Self.open(folder)
+            origin = "\(folder) (\(format))"
+            if let bytes = stored.first(where: { $0.specification.scalarType == .uint8 }) {
+                throw Self.unreadableBytes(bytes)
+            }
+            tensors = try Self.byCanonicalName(stored, folder: folder)
+            tiles = [:]
+            return
+        }
+        do {
+            let (stored, format) = try Self.open(folder)
+            origin = "\(folder) (\(format), \(quantization.bits) bits)"
+            let converted = try ConvertedTensors(try Self.byCanonicalName(stored, folder: folder))
+            tensors = converted.others
+            tiles = converted.tiles
+        } catch  where error.code == .truncated || error.code == .malformed || error.code == .missingFile {
+            throw error.ofConvertedFolder
+        }
     }
 
     /// The canonical names of all tensors, sorted.
-    public var names: [String] { tensors.keys.sorted() }
+    public var names: [String] { (Array(tensors.keys) + Array(tiles.keys)).sorted() }
 
     public func specification(of name: String) -> TensorSpecification? { tensors[name]?.specification }
 
-    public func location(of name: String) -> FilePath { tensors[name]?.file.path ?? folder }
+    public func location(of name: String) -> FilePath { (tensors[name] ?? tiles[name])?.file.path ?? folder }
+
+    private static func unreadableBytes(_ tensor: StoredTensor) -> CheckpointError {
+        CheckpointError(
+            .unsupported, file: tensor.file.path, tensor: tensor.specification.name,
+            byteOffset: tensor.byteOffset,
+            "The element type U8 is not read; F16, BF16 and F32 are. Convert the checkpoint. Or where tandem "
+                + "convert wrote it, restore the config.json that came with it.")
+    }
 
     private static func open(
         _ folder: FilePath
@@ -91,14 +121,37 @@ public struct CheckpointFiles: TensorSource {
         _ block: TensorBlock, into destination: UnsafeMutablePointer<UInt16>, stride: Int, transposed: Bool,
         kernels: UnsafePointer<tandem_cpu_kernels>
     ) throws(CheckpointError) {
-        try stored(block.name).read(
+        let tensor = try stored(block.name)
+        try tensor.checkDigests(ofRows: block.rows)
+        try tensor.read(
             block, into: destination, stride: stride, transposed: transposed, kernels: kernels)
     }
 
     public func readVector(
         _ name: String, elements: Range<Int>, into destination: UnsafeMutablePointer<Float>
     ) throws(CheckpointError) {
-        try stored(name).readVector(elements, into: destination)
+        let tensor = try stored(name)
+        try tensor.checkDigests(ofRows: 0..<1)
+        try tensor.readVector(elements, into: destination)
+    }
+
+    public func holdsTiles(of name: String, _ layout: QuantizedLayout) throws(CheckpointError) -> Bool {
+        guard let quantization else { return false }
+        guard let tensor = tiles[name] else {
+            _ = try require(name)
+            throw CheckpointError(
+                .malformed, file: location(of: name), tensor: name,
+                "By its config.json the model is quantized to \(quantization.bits) bits, and this matrix is "
+                    + "not. \(StoredTensor.advice)")
+        }
+        try tensor.check(.tiles(layout))
+        return true
+    }
+
+    public func readTiles(
+        _ block: TileBlock, into destination: UnsafeMutableRawPointer
+    ) throws(CheckpointError) {
+        try tiles[block.name]!.readTiles(block, into: destination)
     }
 
     private func stored(_ name: String) throws(CheckpointError) -> StoredTensor {

@@ -69,10 +69,6 @@ private struct Entry {
     let start: Int
     let end: Int
 
-    private static let scalarTypes: [String: ScalarType] = [
-        "F16": .float16, "BF16": .bfloat16, "F32": .float32,
-    ]
-
     init(_ member: JSONDocument.Member, file: FilePath) throws(CheckpointError) {
         func error(_ code: CheckpointError.Code, _ value: JSONDocument?, _ sentence: String)
             -> CheckpointError
@@ -85,7 +81,7 @@ private struct Entry {
         guard let typeName = dtype?.string else {
             throw error(.malformed, dtype, "The header gives the tensor no \"dtype\" that is a string.")
         }
-        guard let scalarType = Self.scalarTypes[typeName] else {
+        guard let scalarType = ScalarType(safetensorsName: typeName) else {
             throw error(
                 .unsupported, dtype,
                 "The element type \(typeName) is not read; F16, BF16 and F32 are. Convert the checkpoint.")

@@ -2,7 +2,7 @@ import SystemPackage
 
 /// `model.safetensors.index.json` or `pytorch_model.bin.index.json`: which file of the folder holds which
 /// tensor.
-struct ShardIndex {
+public struct ShardIndex {
     /// A tensor's name and its file, in the order of the index.
     let entries: [(tensor: String, shard: String, byteOffset: Int)]
     let path: FilePath
@@ -65,5 +65,23 @@ struct ShardIndex {
                 .missingFile, file: path, tensor: name, byteOffset: byteOffset,
                 "The index names the file \(shard), which is not in the folder. Download it as well.")
         }
+    }
+}
+
+extension ShardIndex {
+    /// The text of an index.
+    ///
+    /// - Parameter shards: each file's name, and the names of its tensors, without quotes and backslashes.
+    public static func text(_ shards: [(file: String, tensors: [String])], byteCount: Int) -> String {
+        let lines = shards.flatMap { shard in shard.tensors.map { "    \"\($0)\": \"\(shard.file)\"" } }
+        return """
+            {
+              "metadata": {"total_size": \(byteCount)},
+              "weight_map": {
+            \(lines.sorted().joined(separator: ",\n"))
+              }
+            }
+
+            """
     }
 }

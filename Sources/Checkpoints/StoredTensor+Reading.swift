@@ -80,6 +80,8 @@ extension StoredTensor {
             Float(bitPattern: UInt32(source.loadUnaligned(as: UInt16.self)) << 16)
         case .float32:
             source.loadUnaligned(as: Float.self)
+        case .uint8:
+            preconditionFailure("\(specification.name) is no tensor of numbers")
         }
     }
 
@@ -104,6 +106,7 @@ extension ScalarType {
         case .float16: TANDEM_FLOAT16
         case .bfloat16: TANDEM_BFLOAT16
         case .float32: TANDEM_FLOAT32
+        case .uint8: preconditionFailure("bytes are no numbers")
         }
     }
 }

@@ -8,6 +8,8 @@ struct StoredTensor: Sendable {
     var specification: TensorSpecification
     let file: MappedFile
     let byteOffset: Int
+    /// Of its units, where it lies in a converted folder; see `DigestUnits`.
+    var digests: [UInt32]?
 
     /// Checks that the shape's bytes are exactly those that the file declares, and that the file has them.
     init(

@@ -24,6 +24,14 @@ public protocol TensorSource: Sendable {
     func readVector(_ name: String, elements: Range<Int>, into destination: UnsafeMutablePointer<Float>)
         throws(CheckpointError)
 
+    /// Whether a matrix is stored quantized, in tiles of this layout, which `readTiles` copies.
+    ///
+    /// Throws where it should be and is not, or in other tiles.
+    func holdsTiles(of name: String, _ layout: QuantizedLayout) throws(CheckpointError) -> Bool
+
+    /// Copies tiles that `holdsTiles` found, and checks them.
+    func readTiles(_ block: TileBlock, into destination: UnsafeMutableRawPointer) throws(CheckpointError)
+
     /// Where the tensors come from, for messages: "/models/opt-30b (safetensors, 7 shards)".
     var origin: String { get }
 
@@ -44,6 +52,38 @@ public struct TensorBlock: Sendable, Hashable {
     }
 }
 
+/// A run of units of a quantized matrix: of 16 outputs each, or a group of inputs.
+public struct TileBlock: Sendable, Hashable {
+    public var name: String
+    /// The whole matrix's.
+    public var layout: QuantizedLayout
+    public var units: Range<Int>
+
+    public init(name: String, layout: QuantizedLayout, units: Range<Int>) {
+        self.name = name
+        self.layout = layout
+        self.units = units
+    }
+
+    /// Where the run lies in the matrix.
+    public var bytes: Range<Int> {
+        layout.offset(ofUnit: units.lowerBound)..<layout.offset(ofUnit: units.upperBound)
+    }
+}
+
+/// What most sources are: not quantized.
+extension TensorSource {
+    public func holdsTiles(of name: String, _ layout: QuantizedLayout) throws(CheckpointError) -> Bool {
+        false
+    }
+
+    public func readTiles(
+        _ block: TileBlock, into destination: UnsafeMutableRawPointer
+    ) throws(CheckpointError) {
+        preconditionFailure("\(origin) holds no tiles of \(block.name)")
+    }
+}
+
 extension TensorSource {
     /// The tensor's specification, given that it is there in exactly this shape.
     @discardableResult
@@ -56,6 +96,18 @@ extension TensorSource {
                     + "Take config.json and the weights from the same model.")
         }
         return found
+    }
+
+    /// Makes sure that a tensor is there: in these tiles, where it is stored quantized, or in full.
+    ///
+    /// - Returns: whether it is stored in tiles.
+    @discardableResult
+    public func require(
+        _ specification: TensorSpecification, tiles: QuantizedLayout?
+    ) throws(CheckpointError) -> Bool {
+        if let tiles, try holdsTiles(of: specification.name, tiles) { return true }
+        try require(specification.name, shape: specification.shape)
+        return false
     }
 
     func require(_ name: String) throws(CheckpointError) -> TensorSpecification {

@@ -4,6 +4,7 @@ import HostRuntime
 import OPTModel
 import Placement
 import SystemPackage
+import TensorCore
 import Tokenization
 
 /// A loaded model, ready for any number of sessions, which it serves one after another.
@@ -25,6 +26,10 @@ public final class Engine: Sendable {
         public var cacheShares: TierShares?
         /// What the placement is chosen for, and leaves room for; nil for one sequence as long as the model knows.
         public var expectedWorkload: Workload?
+        /// How the layers' matrices are kept; nil for as they are stored.
+        public var quantization: Quantization?
+        /// Keys and values are kept in 4 bits.
+        public var compressesCache = false
         /// Weights in CPU memory are pinned.
         public var pinsWeights = true
         /// Weights are copied while earlier ones are used.
@@ -147,38 +152,32 @@ public final class Engine: Sendable {
         if let count = options.threadCount, count < 1 || count > 1024 {
             throw EngineError(.invalidOption, "\(count) threads were asked for; give 1 to 1024")
         }
-        let choice = try await LaneChoice(try model.configuration, options, notice: notice)
+        let configuration = try model.configuration.quantized(
+            options.quantization, cache: options.compressesCache)
+        let choice = try await LaneChoice(configuration, options, notice: notice)
         let pool = WorkerPool(workerCount: options.threadCount ?? choice.threadCount)
         let leader = LeaderThread(pool: pool)
         return try await leader.perform {
             try Engine(
-                model, choice: choice, options: options, instructionSet: instructionSet, pool: pool,
+                model, configuration, choice: choice, options: options, instructionSet: instructionSet,
+                pool: pool,
                 leader: leader, start: start, progress: progress)
         }
     }
 
     private init(
-        _ model: ModelReference, choice: LaneChoice, options: Options, instructionSet: InstructionSet,
+        _ model: ModelReference, _ configuration: OPTConfiguration, choice: LaneChoice, options: Options,
+        instructionSet: InstructionSet,
         pool: WorkerPool, leader: LeaderThread, start: ContinuousClock.Instant,
         progress: @escaping @Sendable (Int, Int) -> Void
     ) throws {
+        self.configuration = configuration
         self.instructionSet = instructionSet
         self.leader = leader
         self.pool = pool
         asksForCacheComputation = options.computesCacheOnCPU
         group = options.group
-        let source: any TensorSource
-        switch model {
-        case .random(let configuration):
-            self.configuration = configuration
-            tokenizer = nil
-            defaultGenerationOptions = GenerationOptions()
-            source = DummyWeights(
-                specifications: configuration.tensorSpecifications, seed: options.randomWeightsSeed)
-        case .folder(let folder), .weights(let folder, configurationFolder: _):
-            var configurationFolder = folder
-            if case .weights(_, configurationFolder: let other) = model { configurationFolder = other }
-            configuration = try model.configuration
+        if let configurationFolder = model.configurationFolder {
             if Tokenizer.exists(in: configurationFolder) {
                 let tokenizer = try Tokenizer(folder: configurationFolder)
                 try Self.check(tokenizer, against: configuration)
@@ -187,8 +186,11 @@ public final class Engine: Sendable {
                 tokenizer = nil
             }
             defaultGenerationOptions = try GenerationOptions(recommendedBy: configurationFolder)
-            source = try CheckpointFiles(folder: folder)
+        } else {
+            tokenizer = nil
+            defaultGenerationOptions = GenerationOptions()
         }
+        let source = try model.source(randomWeightsSeed: options.randomWeightsSeed)
         origin = source.origin
         plan = choice.gpu?.plan
         let loader = LaneLoader(

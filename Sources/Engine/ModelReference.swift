@@ -1,3 +1,4 @@
+import Checkpoints
 import FoundationEssentials
 import OPTModel
 import SystemPackage
@@ -21,6 +22,26 @@ extension ModelReference {
             case .folder(let folder), .weights(_, configurationFolder: let folder):
                 try OPTConfiguration(folder: folder)
             }
+        }
+    }
+
+    /// The folder with the configuration and the tokenizer; nil for random weights.
+    var configurationFolder: FilePath? {
+        switch self {
+        case .random: nil
+        case .folder(let folder), .weights(_, configurationFolder: let folder): folder
+        }
+    }
+
+    /// The weights.
+    func source(randomWeightsSeed: UInt64) throws -> any TensorSource {
+        let configuration = try configuration
+        switch self {
+        case .random:
+            return DummyWeights(
+                specifications: configuration.tensorSpecifications, seed: randomWeightsSeed)
+        case .folder(let folder), .weights(let folder, configurationFolder: _):
+            return try CheckpointFiles(folder: folder, quantization: configuration.quantization)
         }
     }
 

@@ -79,17 +79,24 @@ extension Engine {
         if capacities.isEmpty {
             throw EngineError(.invalidOption, "a session needs at least one sequence")
         }
+        try checkCapacities(capacities)
+        return try await leader.perform { [self] in
+            let state = try decoder.makeState(capacities: capacities)
+            return Session(engine: self, capacities: capacities, state: state)
+        }
+    }
+
+    /// Makes sure that the model has so many positions, and that the caches fit where they are to lie.
+    ///
+    /// - Parameter logitsCount: rows of a pass whose logits are wanted, where that is more than one of each sequence.
+    func checkCapacities(_ capacities: [Int], logitsCount: Int = 0) throws(EngineError) {
         for capacity in capacities where capacity < 1 || capacity > configuration.maximumPositions {
             throw EngineError(
                 .positionsExceeded,
                 "a sequence of \(capacity) tokens was asked for; \(configuration.name) has "
                     + "\(configuration.maximumPositions) positions")
         }
-        try checkMemory(for: capacities)
-        return try await leader.perform { [self] in
-            let state = try decoder.makeState(capacities: capacities)
-            return Session(engine: self, capacities: capacities, state: state)
-        }
+        try checkMemory(for: capacities, logitsCount: logitsCount)
     }
 
     /// Continues each prompt once, in a session of exactly the room that it takes.
@@ -166,12 +173,12 @@ extension Engine {
         }
     }
 
-    /// Makes sure that the caches fit where they are to lie.
-    private func checkMemory(for capacities: [Int]) throws(EngineError) {
+    private func checkMemory(for capacities: [Int], logitsCount: Int) throws(EngineError) {
         guard let gpuLane else {
             let perPosition = KVCache.byteCountPerPosition(cpuWeights!.configuration)
             // Logits of every sequence stand beside its cache.
-            let perSequence = configuration.vocabularySize * MemoryLayout<Float>.size
+            let rowCount = max(1, logitsCount / capacities.count)
+            let perSequence = rowCount * configuration.vocabularySize * MemoryLayout<Float>.size
             return try checkMemory(
                 needs: capacities.map { perSequence + $0 * perPosition },
                 of: group.share(of: HostMemory.availableByteCount),

@@ -166,7 +166,8 @@ final class BoxProducts: @unchecked Sendable {  // read-only
     private static func takes(_ weights: GPUWeights) -> Bool {
         let configuration = weights.configuration
         return weights.isWholeOnGPU && configuration.normalizesBefore && configuration.hasFinalLayerNorm
-            && weights.projectIn == 0 && configuration.hiddenSize % 8 == 0
+            && configuration.quantization == nil && weights.projectIn == 0
+            && configuration.hiddenSize % 8 == 0
             && configuration.hiddenSize <= 12288 && configuration.feedForwardSize % 8 == 0
     }
 }

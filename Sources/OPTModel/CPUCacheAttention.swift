@@ -201,7 +201,7 @@ final class CPUCacheAttention: CPUPart, @unchecked Sendable {  // `step` is writ
         var operation = tandem_attention(
             queries: query, query_stride: headDimension, keys: keys, values: values, out: result,
             out_stride: headDimension, query_count: 1, head_dim: headDimension,
-            first_position: place.position, scratch: scratch.attention(worker: worker))
+            first_position: place.position, scratch: scratch.attention(worker: worker), cache_bits: 16)
         kernels.attention(&operation)
         kernels.half_from_float(result, answer, headDimension)
     }

@@ -5,19 +5,14 @@ import HostRuntime
 extension CPULane {
     func decodeAttention(_ shard: LayerShard, _ index: Int, _ step: Step, _ worker: Int) {
         let rowCount = step.batch.rowCount
-        let hidden = configuration.hiddenSize
         let width = shard.heads.count * configuration.headDimension
         let attention = shard.attention
 
-        let x = blockInput(attention.norm, rowCount, worker)
-        work(on: 3 * width, worker) { columns, _ in
-            var qkv = tandem_linear(
-                x: x, x_stride: hidden,
-                weights: attention.qkv + columns.lowerBound * hidden,
-                bias: attention.qkvBias.map { $0 + columns.lowerBound },
-                y: scratch.qkv + columns.lowerBound, y_stride: 3 * width,
-                rows: rowCount, inputs: hidden, outputs: columns.count, activation: TANDEM_IDENTITY)
-            kernels.linear(&qkv)
+        let x = blockInput(attention.norm, attention.qkv.form, rowCount, worker)
+        work(on: 3 * width, unit: attention.qkv.form.unit, worker) { columns, _ in
+            attention.qkv.multiply(
+                x, outputs: columns, bias: attention.qkvBias, y: scratch.qkv, yStride: 3 * width,
+                activation: TANDEM_IDENTITY, kernels)
             scaleQueries(in: columns, width: width, rowCount: rowCount)
         }
         pool.barrier.wait()
@@ -25,48 +20,46 @@ extension CPULane {
         attendAll(shard, layer: index, step, worker)
         pool.barrier.wait()
 
-        work(on: width, worker) { inputs, isFirst in
-            var output = tandem_linear_transposed(
-                x: scratch.attended + inputs.lowerBound, x_stride: width,
-                weights: attention.output + inputs.lowerBound * hidden,
-                y: scratch.partial(worker: worker), y_stride: hidden,
-                rows: rowCount, inputs: inputs.count, outputs: hidden, accumulate: isFirst ? 0 : 1)
-            kernels.linear_transposed(&output)
+        work(on: width, unit: attention.output.form.unit, worker) { inputs, isFirst in
+            attention.output.multiplyTransposed(
+                scratch.attended, stride: width, rowCount: rowCount, inputs: inputs,
+                y: scratch.partial(worker: worker), accumulates: !isFirst,
+                groups: scratch.inputGroups(worker: worker), kernels)
         }
         joinPartials(attention.outputBias, attention.norm, step, worker)
     }
 
     /// fc1 and fc2 of a thread's neurons without a meeting between them.
     func decodeMLP(_ mlp: MLPWeights, neuronCount: Int, _ step: Step, _ worker: Int) {
-        let hidden = configuration.hiddenSize
         let rowCount = step.batch.rowCount
-        let x = blockInput(mlp.norm, rowCount, worker)
-        work(on: neuronCount, worker) { neurons, isFirst in
-            var fc1 = tandem_linear(
-                x: x, x_stride: hidden,
-                weights: mlp.fc1 + neurons.lowerBound * hidden,
-                bias: mlp.fc1Bias.map { $0 + neurons.lowerBound },
-                y: scratch.neurons + neurons.lowerBound, y_stride: neuronCount,
-                rows: rowCount, inputs: hidden, outputs: neurons.count, activation: activation)
-            kernels.linear(&fc1)
-            var fc2 = tandem_linear_transposed(
-                x: scratch.neurons + neurons.lowerBound, x_stride: neuronCount,
-                weights: mlp.fc2 + neurons.lowerBound * hidden,
-                y: scratch.partial(worker: worker), y_stride: hidden,
-                rows: rowCount, inputs: neurons.count, outputs: hidden, accumulate: isFirst ? 0 : 1)
-            kernels.linear_transposed(&fc2)
+        let x = blockInput(mlp.norm, mlp.fc1.form, rowCount, worker)
+        work(on: neuronCount, unit: mlp.fc2.form.unit, worker) { neurons, isFirst in
+            mlp.fc1.multiply(
+                x, outputs: neurons, bias: mlp.fc1Bias, y: scratch.neurons, yStride: neuronCount,
+                activation: activation, kernels)
+            mlp.fc2.multiplyTransposed(
+                scratch.neurons, stride: neuronCount, rowCount: rowCount, inputs: neurons,
+                y: scratch.partial(worker: worker), accumulates: !isFirst,
+                groups: scratch.inputGroups(worker: worker), kernels)
         }
         joinPartials(mlp.fc2Bias, mlp.norm, step, worker)
     }
 
-    /// The block's input, normalized where the norm stands before the block. Every worker normalizes for itself:
-    /// it takes less time than a meeting after one of them had done it.
-    private func blockInput(_ norm: LayerNormWeights, _ rowCount: Int, _ worker: Int) -> UnsafePointer<Float>
-    {
-        guard configuration.normalizesBefore else { return UnsafePointer(scratch.residual) }
-        let y = scratch.normalized(worker: worker)
-        normalize(scratch.residual, norm, to: y, rowCount: rowCount)
-        return UnsafePointer(y)
+    /// The block's input, normalized where the norm stands before the block, and made ready for the block's first product.
+    /// Every worker does it for itself: it takes less time than a meeting after one of them had done it.
+    private func blockInput(
+        _ norm: LayerNormWeights, _ form: MatrixForm, _ rowCount: Int, _ worker: Int
+    ) -> LayerMatrix.Activations {
+        var x = UnsafePointer(scratch.residual)
+        if configuration.normalizesBefore {
+            let y = scratch.normalized(worker: worker)
+            normalize(scratch.residual, norm, to: y, rowCount: rowCount)
+            x = UnsafePointer(y)
+        }
+        let hidden = configuration.hiddenSize
+        return LayerMatrix.prepare(
+            x, stride: hidden, rowCount: rowCount, inputs: hidden, for: form,
+            groups: scratch.groups(worker: worker), kernels)
     }
 
     /// Adds the workers' shares of a block's sum to the residual stream, each worker some of the columns.

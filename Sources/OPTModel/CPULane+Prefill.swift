@@ -11,12 +11,9 @@ extension CPULane {
 
         packBlockInput(attention.norm, step, worker)
         let columns = gemmPart(of: 3 * width, worker)
-        multiply(
-            MatrixProduct(
-                weights: attention.qkv + columns.lowerBound * hidden, weightsStride: hidden,
-                isTransposed: false, bias: attention.qkvBias.map { $0 + columns.lowerBound },
-                y: scratch.qkv + columns.lowerBound, yStride: 3 * width, rows: rowCount, inputs: hidden,
-                outputs: columns.count, activation: TANDEM_IDENTITY), worker)
+        attention.qkv.multiply(
+            packedRows(rowCount, inputs: hidden, worker), outputs: columns, of: 3 * width,
+            bias: attention.qkvBias, y: scratch.qkv, yStride: 3 * width, activation: TANDEM_IDENTITY, kernels)
         scaleQueries(in: columns, width: width, rowCount: rowCount)
         pool.barrier.wait()
 
@@ -32,12 +29,9 @@ extension CPULane {
         let hidden = configuration.hiddenSize
         packBlockInput(mlp.norm, step, worker)
         let neurons = gemmPart(of: neuronCount, worker)
-        multiply(
-            MatrixProduct(
-                weights: mlp.fc1 + neurons.lowerBound * hidden, weightsStride: hidden, isTransposed: false,
-                bias: mlp.fc1Bias.map { $0 + neurons.lowerBound },
-                y: scratch.neurons + neurons.lowerBound, yStride: neuronCount, rows: step.batch.rowCount,
-                inputs: hidden, outputs: neurons.count, activation: activation), worker)
+        mlp.fc1.multiply(
+            packedRows(step.batch.rowCount, inputs: hidden, worker), outputs: neurons, of: neuronCount,
+            bias: mlp.fc1Bias, y: scratch.neurons, yStride: neuronCount, activation: activation, kernels)
         pool.barrier.wait()
         pack(scratch.neurons, width: neuronCount, step, worker)
         addProduct(mlp.fc2, inputs: neuronCount, bias: mlp.fc2Bias, norm: mlp.norm, step, worker)
@@ -45,7 +39,7 @@ extension CPULane {
 
     /// residual += packed · weights + bias, with `weights` [inputs, hidden] turned over.
     private func addProduct(
-        _ weights: UnsafePointer<UInt16>, inputs: Int, bias: UnsafePointer<Float>?, norm: LayerNormWeights,
+        _ weights: LayerMatrix, inputs: Int, bias: UnsafePointer<Float>?, norm: LayerNormWeights,
         _ step: Step, _ worker: Int
     ) {
         let hidden = configuration.hiddenSize
@@ -57,11 +51,9 @@ extension CPULane {
                     .update(repeating: 0, count: columns.count)
             }
         }
-        multiply(
-            MatrixProduct(
-                weights: weights + columns.lowerBound, weightsStride: hidden, isTransposed: true, bias: nil,
-                y: scratch.blockSum + columns.lowerBound, yStride: hidden, rows: step.batch.rowCount,
-                inputs: inputs, outputs: columns.count, activation: TANDEM_IDENTITY), worker)
+        weights.multiply(
+            packedRows(step.batch.rowCount, inputs: inputs, worker), outputs: columns, of: hidden, bias: nil,
+            y: scratch.blockSum, yStride: hidden, activation: TANDEM_IDENTITY, kernels)
         var join = tandem_join(
             x: scratch.residual + columns.lowerBound, x_stride: hidden,
             bias: bias.map { $0 + columns.lowerBound },
@@ -107,13 +99,10 @@ extension CPULane {
         pool.barrier.wait()
     }
 
-    private func multiply(_ product: MatrixProduct, _ worker: Int) {
-        var operation = tandem_gemm(
-            packed_x: scratch.packed, weights: product.weights, weights_stride: product.weightsStride,
-            transposed: product.isTransposed ? 1 : 0, bias: product.bias, y: product.y,
-            y_stride: product.yStride, rows: product.rows, inputs: product.inputs, outputs: product.outputs,
-            activation: product.activation, scratch: scratch.gemm(worker: worker))
-        kernels.gemm(&operation)
+    private func packedRows(_ rowCount: Int, inputs: Int, _ worker: Int) -> LayerMatrix.ManyRows {
+        LayerMatrix.ManyRows(
+            packed: UnsafePointer(scratch.packed), rowCount: rowCount, inputs: inputs,
+            scratch: scratch.gemm(worker: worker))
     }
 
     /// A worker's columns, in whole panels.
@@ -127,17 +116,4 @@ extension CPULane {
     private func panelRows(of rowCount: Int, _ worker: Int) -> Range<Int> {
         share(of: rowCount, worker: worker, of: pool.activeCount, multiple: kernels.gemm_panel_rows)
     }
-}
-
-/// y = activation(packed · W + bias) for a range of W's outputs.
-private struct MatrixProduct {
-    let weights: UnsafePointer<UInt16>
-    let weightsStride: Int
-    /// W is stored [inputs, outputs].
-    let isTransposed: Bool
-    let bias: UnsafePointer<Float>?
-    let y: UnsafeMutablePointer<Float>
-    let yStride: Int
-    let rows, inputs, outputs: Int
-    let activation: tandem_activation
 }

@@ -21,6 +21,7 @@ public final class CPULane: Lane, WorkerTask, @unchecked Sendable {
     /// The most rows of a step.
     public let rowCapacity: Int
     public var segmentCapacity: Int { rowCapacity }
+    public var logitsCapacity: Int { rowCapacity }
     private var step: Step?
     /// The part of a model that this is; nil for a whole one.
     let group: GroupPart?
@@ -32,21 +33,20 @@ public final class CPULane: Lane, WorkerTask, @unchecked Sendable {
     var groupError: CollectiveError?
     /// What a test lets go wrong.
     public var testFault: TestFault?
-    /// For the largest cache that was made.
+    /// For the most rows that a cache was made for.
     private var logits: Logits?
 
     private final class Logits {
-        let sequenceCount: Int
-        /// [sequences, vocabulary], where this process gets all; [sequences, its rows of the vocabulary] of its own.
+        let rowCount: Int
+        /// [rows, vocabulary], where this process gets all; [rows, its part of the vocabulary] of its own.
         let all, own: UnsafeMutablePointer<Float>
         private let buffer: HostBuffer
 
-        init(_ sequenceCount: Int, vocabularySize: Int, part: Int, isConductor: Bool) throws(HostMemoryError)
-        {
-            self.sequenceCount = sequenceCount
-            let allCount = isConductor ? sequenceCount * vocabularySize : 0
+        init(_ rowCount: Int, vocabularySize: Int, part: Int, isConductor: Bool) throws(HostMemoryError) {
+            self.rowCount = rowCount
+            let allCount = isConductor ? rowCount * vocabularySize : 0
             let isWhole = part == vocabularySize
-            let count = allCount + (isWhole ? 0 : sequenceCount * part)
+            let count = allCount + (isWhole ? 0 : rowCount * part)
             buffer = try HostBuffer(byteCount: count * MemoryLayout<Float>.size)
             all = buffer.pointer()
             own = isWhole ? all : all + allCount
@@ -89,12 +89,12 @@ public final class CPULane: Lane, WorkerTask, @unchecked Sendable {
             kernels: kernels.pointee)
     }
 
-    public func makeCache(capacities: [Int]) throws(ModelError) -> any LaneCache {
+    public func makeCache(capacities: [Int], logitsCount: Int) throws(ModelError) -> any LaneCache {
         do {
-            let sequenceCount = min(rowCapacity, capacities.count)
-            if (logits?.sequenceCount ?? 0) < sequenceCount {
+            let rowCount = min(rowCapacity, max(capacities.count, logitsCount))
+            if (logits?.rowCount ?? 0) < rowCount {
                 logits = try Logits(
-                    sequenceCount, vocabularySize: vocabularySize, part: configuration.vocabularySize,
+                    rowCount, vocabularySize: vocabularySize, part: configuration.vocabularySize,
                     isConductor: isConductor)
             }
             return try KVCache(
@@ -152,8 +152,11 @@ public final class CPULane: Lane, WorkerTask, @unchecked Sendable {
     }
 
     /// Does what falls to a worker of a product's `count` columns or inputs.
-    func work(on count: Int, _ worker: Int, _ body: (_ run: Range<Int>, _ isFirst: Bool) -> Void) {
-        shares.work(on: count, worker: worker, multiple: WorkShares.productUnit, body)
+    func work(
+        on count: Int, unit: Int = WorkShares.productUnit, _ worker: Int,
+        _ body: (_ run: Range<Int>, _ isFirst: Bool) -> Void
+    ) {
+        shares.work(on: count, worker: worker, multiple: unit, body)
     }
 
     /// Post-norm models normalize the residual stream behind each block, each worker some of the rows.
@@ -180,6 +183,8 @@ public final class CPULane: Lane, WorkerTask, @unchecked Sendable {
         _ segment: StepBatch.Segment, head: Int, layer: Int, shard: LayerShard, _ step: Step, _ worker: Int
     ) {
         let headDimension = configuration.headDimension
+        let positionByteCount = configuration.cachePositionByteCount
+        let isCacheQuantized = configuration.hasQuantizedCache
         let width = shard.heads.count * headDimension
         let column = (head - shard.heads.lowerBound) * headDimension
         let qkv = scratch.qkv + segment.firstRow * 3 * width + column
@@ -187,15 +192,22 @@ public final class CPULane: Lane, WorkerTask, @unchecked Sendable {
         let values = step.cache.values(layer: layer, sequence: segment.sequence, head: head)
         for row in 0..<segment.rowCount {
             let source = qkv + row * 3 * width
-            let element = (segment.firstPosition + row) * headDimension
-            kernels.half_from_float(source + width, keys + element, headDimension)
-            kernels.half_from_float(source + 2 * width, values + element, headDimension)
+            let offset = (segment.firstPosition + row) * positionByteCount
+            if isCacheQuantized {
+                kernels.quantize_position(source + width, keys + offset, headDimension)
+                kernels.quantize_position(source + 2 * width, values + offset, headDimension)
+            } else {
+                kernels.half_from_float(
+                    source + width, (keys + offset).assumingMemoryBound(to: UInt16.self), headDimension)
+                kernels.half_from_float(
+                    source + 2 * width, (values + offset).assumingMemoryBound(to: UInt16.self), headDimension)
+            }
         }
         var operation = tandem_attention(
             queries: qkv, query_stride: 3 * width, keys: keys, values: values,
             out: scratch.attended + segment.firstRow * width + column, out_stride: width,
             query_count: segment.rowCount, head_dim: headDimension, first_position: segment.firstPosition,
-            scratch: scratch.attention(worker: worker))
+            scratch: scratch.attention(worker: worker), cache_bits: isCacheQuantized ? 4 : 16)
         kernels.attention(&operation)
     }
 

@@ -29,6 +29,8 @@ struct CPUScratch: ~Copyable {
     private let fewRowsStride: Int
     private let gemmStride: Int
     private let attentionStride: Int
+    private let groups, inputGroups: UnsafeMutablePointer<Float>
+    private let groupsStride, inputGroupsStride: Int
 
     init(
         _ configuration: OPTConfiguration, rowCapacity: Int, workerCount: Int, kernels: tandem_cpu_kernels
@@ -39,6 +41,18 @@ struct CPUScratch: ~Copyable {
         fewRowsStride = Self.fewRows * hidden
         gemmStride = kernels.gemm_scratch_count
         attentionStride = kernels.attention_scratch_count(configuration.maximumPositions)
+
+        /// Floats of what products with quantized matrices want of few rows.
+        func strideOfGroups(_ form: MatrixForm, inputs: Int) -> Int {
+            guard form.quantization != nil else { return 0 }
+            let byteCount = LayerMatrix.groupByteCount(
+                rowCount: Self.fewRows, inputs: inputs, period: form.period)
+            return divideUp(byteCount, 64) * 16
+        }
+        groupsStride = strideOfGroups(configuration.qkvForm, inputs: hidden)
+        inputGroupsStride = [configuration.outputForm, configuration.fc2Form].map {
+            strideOfGroups($0, inputs: LayerMatrix.inputsAtOnce($0.period))
+        }.max()!
 
         var floatCount = 0
         func reserve(_ count: Int) -> Int {
@@ -57,6 +71,8 @@ struct CPUScratch: ~Copyable {
             reserve(workerCount * fewRowsStride),
             reserve(workerCount * ((gemmStride + 15) / 16 * 16)),
             reserve(workerCount * ((attentionStride + 15) / 16 * 16)),
+            reserve(workerCount * groupsStride),
+            reserve(workerCount * inputGroupsStride),
         ]
         buffer = try HostBuffer(byteCount: floatCount * MemoryLayout<Float>.size)
         let base = buffer.baseAddress.assumingMemoryBound(to: Float.self)
@@ -71,6 +87,8 @@ struct CPUScratch: ~Copyable {
         partials = base + offsets[8]
         gemm = base + offsets[9]
         attention = base + offsets[10]
+        groups = base + offsets[11]
+        inputGroups = base + offsets[12]
     }
 
     /// [few rows, hidden]: a worker's own copy of a block's normalized input.
@@ -82,6 +100,16 @@ struct CPUScratch: ~Copyable {
     var partialStride: Int { fewRowsStride }
 
     func gemm(worker: Int) -> UnsafeMutablePointer<Float> { gemm + worker * ((gemmStride + 15) / 16 * 16) }
+
+    /// A worker's own copy of a block's input, rounded for products with quantized matrices.
+    func groups(worker: Int) -> UnsafeMutableRawPointer {
+        UnsafeMutableRawPointer(groups + worker * groupsStride)
+    }
+
+    /// The same of what it gives to a block's second product, a part at a time.
+    func inputGroups(worker: Int) -> UnsafeMutableRawPointer {
+        UnsafeMutableRawPointer(inputGroups + worker * inputGroupsStride)
+    }
 
     func attention(worker: Int) -> UnsafeMutablePointer<Float> {
         attention + worker * ((attentionStride + 15) / 16 * 16)

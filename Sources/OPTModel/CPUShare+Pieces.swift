@@ -2,14 +2,14 @@ import HostRuntime
 
 /// The pieces of the processor's part of a block, and where their matrices are.
 extension CPUShare {
-    /// The matrices of some heads, neurons or rows, fp16.
+    /// The matrices of some heads, neurons or rows.
     struct Matrices {
         /// Queries, keys and values, fc1, or rows of the token table: [n, inputs]
-        var inputs: UnsafePointer<UInt16>
+        var inputs: LayerMatrix
         /// Of `inputs`, fp32: [n]
         var bias: UnsafePointer<Float>?
         /// Output projection or fc2: [n, hidden]
-        var outputs: UnsafePointer<UInt16>?
+        var outputs: LayerMatrix?
         /// Rows of `inputs` and `bias` from queries to keys, and from there to values.
         var stride = 0
     }
@@ -51,13 +51,20 @@ extension CPUShare {
             return address != nil
         }
         guard let address else { return nil }
-        let inputs = address.assumingMemoryBound(to: UInt16.self)
+        let form =
+            block.kind == .logits
+            ? MatrixForm(.byOutputs, width: configuration.embeddingSize, nil) : configuration.qkvForm
+        let inputs = LayerMatrix(base: address, form: form)
         let rows = (block.kind == .attention ? configuration.headDimension : 1) * piece.range.count
         let inputRows = block.kind == .attention ? 3 * rows : rows
         return Matrices(
             inputs: inputs,
             bias: biasOffset.map { (address + $0).assumingMemoryBound(to: Float.self) },
-            outputs: block.kind == .logits ? nil : inputs + inputRows * configuration.hiddenSize,
+            outputs: block.kind == .logits
+                ? nil
+                : LayerMatrix(
+                    base: address + form.byteCount(inputRows),
+                    form: block.kind == .attention ? configuration.outputForm : configuration.fc2Form),
             stride: rows)
     }
 
@@ -75,21 +82,23 @@ extension CPUShare {
             let attention = shard.attention
             let first = (range.lowerBound - shard.heads.lowerBound) * configuration.headDimension
             return Matrices(
-                inputs: attention.qkv + first * configuration.hiddenSize,
+                inputs: attention.qkv.from(first),
                 bias: attention.qkvBias.map { $0 + first },
-                outputs: attention.output + first * configuration.hiddenSize,
+                outputs: attention.output.from(first),
                 stride: shard.heads.count * configuration.headDimension)
         case .mlp:
             let shard = weights.hostShards[block.layer]
             let mlp = shard.mlp
             let first = range.lowerBound - shard.neurons.lowerBound
             return Matrices(
-                inputs: mlp.fc1 + first * configuration.hiddenSize, bias: mlp.fc1Bias.map { $0 + first },
-                outputs: mlp.fc2 + first * configuration.hiddenSize)
+                inputs: mlp.fc1.from(first), bias: mlp.fc1Bias.map { $0 + first },
+                outputs: mlp.fc2.from(first))
         case .logits:
             let table = weights.tokenTable
             let first = table.hostBase! + (range.lowerBound - table.host.lowerBound) * table.rowByteCount
-            return Matrices(inputs: first.assumingMemoryBound(to: UInt16.self))
+            return Matrices(
+                inputs: LayerMatrix(
+                    base: first, form: MatrixForm(.byOutputs, width: configuration.embeddingSize, nil)))
         }
     }
 }

@@ -260,18 +260,17 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
         let hidden = configuration.hiddenSize
         let width = heads.count * configuration.headDimension
         if let matrices {
-            let x = blockInput(chunk, width: hidden, worker)
-            work(on: 3 * width, worker) { columns, _ in
+            let x = blockInput(chunk, width: hidden, matrices.inputs.form, worker)
+            work(on: 3 * width, unit: matrices.inputs.form.unit, worker) { columns, _ in
                 for which in 0..<3 {  // queries, keys, values
                     let own = columns.clamped(to: which * width..<(which + 1) * width)
                     if own.isEmpty { continue }
-                    let row = which * matrices.stride + own.lowerBound - which * width
-                    var qkv = tandem_linear(
-                        x: x, x_stride: hidden, weights: matrices.inputs + row * hidden,
-                        bias: matrices.bias.map { $0 + row }, y: scratch.qkv + own.lowerBound,
-                        y_stride: 3 * width, rows: chunk.count, inputs: hidden, outputs: own.count,
-                        activation: TANDEM_IDENTITY)
-                    kernels.linear(&qkv)
+                    let first = own.lowerBound - which * width
+                    matrices.inputs.from(which * matrices.stride).multiply(
+                        x, outputs: first..<first + own.count,
+                        bias: matrices.bias.map { $0 + which * matrices.stride },
+                        y: scratch.qkv + which * width, yStride: 3 * width, activation: TANDEM_IDENTITY,
+                        kernels)
                 }
                 let queries = columns.clamped(to: 0..<width)
                 let scale = configuration.queryScale
@@ -292,13 +291,12 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
         }
         barrier.wait()
         if let matrices {
-            work(on: width, worker) { inputs, isFirst in
-                var output = tandem_linear_transposed(
-                    x: scratch.attended + inputs.lowerBound, x_stride: width,
-                    weights: matrices.outputs! + inputs.lowerBound * hidden,
-                    y: scratch.partial(worker: worker), y_stride: hidden, rows: chunk.count,
-                    inputs: inputs.count, outputs: hidden, accumulate: isFirst ? 0 : 1)
-                kernels.linear_transposed(&output)
+            let output = matrices.outputs!
+            work(on: width, unit: output.form.unit, worker) { inputs, isFirst in
+                output.multiplyTransposed(
+                    scratch.attended, stride: width, rowCount: chunk.count, inputs: inputs,
+                    y: scratch.partial(worker: worker), accumulates: !isFirst,
+                    groups: scratch.inputGroups(worker: worker), kernels)
             }
         }
         let isAlone = weights.layers[block.layer].attention.isEmpty
@@ -338,7 +336,7 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
             queries: qkv, query_stride: 3 * width, keys: keys, values: values,
             out: scratch.attended + row * width + head * headDimension, out_stride: width, query_count: 1,
             head_dim: headDimension, first_position: place.position,
-            scratch: scratch.attention(worker: worker))
+            scratch: scratch.attention(worker: worker), cache_bits: 16)
         kernels.attention(&operation)
     }
 
@@ -354,46 +352,42 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
     }
 
     private func computeNeurons(_ count: Int, _ matrices: Matrices, _ chunk: Range<Int>, _ worker: Int) {
-        let hidden = configuration.hiddenSize
-        let x = blockInput(chunk, width: hidden, worker)
-        work(on: count, worker) { own, isFirst in
-            let first = own.lowerBound
-            var fc1 = tandem_linear(
-                x: x, x_stride: hidden, weights: matrices.inputs + first * hidden,
-                bias: matrices.bias.map { $0 + first }, y: scratch.neurons + first, y_stride: count,
-                rows: chunk.count, inputs: hidden, outputs: own.count,
-                activation: configuration.activation.cpuCode)
-            kernels.linear(&fc1)
-            var fc2 = tandem_linear_transposed(
-                x: scratch.neurons + first, x_stride: count, weights: matrices.outputs! + first * hidden,
-                y: scratch.partial(worker: worker), y_stride: hidden, rows: chunk.count, inputs: own.count,
-                outputs: hidden, accumulate: isFirst ? 0 : 1)
-            kernels.linear_transposed(&fc2)
+        let x = blockInput(chunk, width: configuration.hiddenSize, matrices.inputs.form, worker)
+        let fc2 = matrices.outputs!
+        work(on: count, unit: fc2.form.unit, worker) { own, isFirst in
+            matrices.inputs.multiply(
+                x, outputs: own, bias: matrices.bias, y: scratch.neurons, yStride: count,
+                activation: configuration.activation.cpuCode, kernels)
+            fc2.multiplyTransposed(
+                scratch.neurons, stride: count, rowCount: chunk.count, inputs: own,
+                y: scratch.partial(worker: worker), accumulates: !isFirst,
+                groups: scratch.inputGroups(worker: worker), kernels)
         }
     }
 
     private func computeLogits(
         _ piece: Range<Int>, _ matrices: Matrices, _ chunk: Range<Int>, _ worker: Int
     ) {
-        let width = configuration.embeddingSize
-        let x = blockInput(chunk, width: width, worker)
+        let x = blockInput(chunk, width: configuration.embeddingSize, matrices.inputs.form, worker)
+        let y = answer + chunk.lowerBound * rows.count + piece.lowerBound - rows.lowerBound
         work(on: piece.count, worker) { columns, _ in
-            let column = piece.lowerBound - rows.lowerBound + columns.lowerBound
-            var operation = tandem_linear(
-                x: x, x_stride: width,
-                weights: matrices.inputs + columns.lowerBound * width, bias: nil,
-                y: answer + chunk.lowerBound * rows.count + column, y_stride: rows.count,
-                rows: chunk.count, inputs: width, outputs: columns.count, activation: TANDEM_IDENTITY)
-            kernels.linear(&operation)
+            matrices.inputs.multiply(
+                x, outputs: columns, bias: nil, y: y, yStride: rows.count, activation: TANDEM_IDENTITY,
+                kernels)
         }
     }
 
-    /// The rows of the block's input in fp32. Every worker converts them for itself: it takes less time than a meeting.
-    private func blockInput(_ chunk: Range<Int>, width: Int, _ worker: Int) -> UnsafePointer<Float> {
+    /// The rows of the block's input in fp32, ready for products with matrices of a form. Every worker converts them for
+    /// itself: it takes less time than a meeting.
+    private func blockInput(
+        _ chunk: Range<Int>, width: Int, _ form: MatrixForm, _ worker: Int
+    ) -> LayerMatrix.Activations {
         let x = scratch.normalized(worker: worker)
         let input = link.input.assumingMemoryBound(to: UInt16.self) + chunk.lowerBound * width
         kernels.float_from_half(input, x, chunk.count * width)
-        return UnsafePointer(x)
+        return LayerMatrix.prepare(
+            UnsafePointer(x), stride: width, rowCount: chunk.count, inputs: width, for: form,
+            groups: scratch.groups(worker: worker), kernels)
     }
 
     /// Adds the workers' sums of a piece up in the answer, each worker some of the columns; the first piece brings the bias.
@@ -420,8 +414,11 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
 
     private var answer: UnsafeMutablePointer<Float> { link.answer.assumingMemoryBound(to: Float.self) }
 
-    private func work(on count: Int, _ worker: Int, _ body: (_ run: Range<Int>, _ isFirst: Bool) -> Void) {
-        shares.work(on: count, worker: worker, multiple: WorkShares.productUnit, body)
+    private func work(
+        on count: Int, unit: Int = WorkShares.productUnit, _ worker: Int,
+        _ body: (_ run: Range<Int>, _ isFirst: Bool) -> Void
+    ) {
+        shares.work(on: count, worker: worker, multiple: unit, body)
     }
 
     /// The part of `count` that a worker computes. Cache lines of fp32 results are not divided.

@@ -21,13 +21,14 @@ public final class ConductingLane: Lane, @unchecked Sendable {  // `writer` and 
 
     public var rowCapacity: Int { local.rowCapacity }
     public var segmentCapacity: Int { local.segmentCapacity }
+    public var logitsCapacity: Int { local.logitsCapacity }
 
-    public func makeCache(capacities: [Int]) throws(ModelError) -> any LaneCache {
+    public func makeCache(capacities: [Int], logitsCount: Int) throws(ModelError) -> any LaneCache {
         // The own part first: where it does not fit, nobody has begun anything.
-        let cache = try local.makeCache(capacities: capacities)
+        let cache = try local.makeCache(capacities: capacities, logitsCount: logitsCount)
         try sendReleases()
         nextID &+= 1
-        writer.makeCache(id: nextID, capacities: capacities)
+        writer.makeCache(id: nextID, capacities: capacities, logitsCount: logitsCount)
         try send()
         return GroupCache(nextID, cache, released)
     }

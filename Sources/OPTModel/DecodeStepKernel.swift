@@ -12,6 +12,7 @@ final class DecodeStepKernel: @unchecked Sendable {  // arguments are addresses
     /// Where there are other ranks; its `step` is not filled in.
     private let rankArguments: tandem_gpu_decode_rank?
     private let headDimension: Int
+    private let isQuantized: Bool
     private let blockCount: Int
 
     /// nil where the kernel does not take the model, or not where it lies.
@@ -26,9 +27,13 @@ final class DecodeStepKernel: @unchecked Sendable {  // arguments are addresses
         let neurons = configuration.feedForwardSize
         let width = configuration.attentionWidth
         guard Self.takes(configuration), weights.isWholeOnGPU, ranks != nil || width == hidden,
-            kernels.canDecodeStep(headDimension: configuration.headDimension, hiddenSize: hidden)
+            ranks == nil || configuration.quantization == nil,
+            kernels.canDecodeStep(
+                headDimension: configuration.headDimension, hiddenSize: hidden,
+                isQuantized: configuration.quantization != nil)
         else { return nil }
         headDimension = configuration.headDimension
+        isQuantized = configuration.quantization != nil
         let cut = StepCut(configuration, blockCount: ranks?.blockCount ?? kernels.multiprocessorCount)
         blockCount = cut.blockCount
         let output = cut.output
@@ -104,7 +109,8 @@ final class DecodeStepKernel: @unchecked Sendable {  // arguments are addresses
         arguments.row = row
         guard var rankArguments else {
             return try kernels.decodeStep(
-                arguments, headDimension: headDimension, blockCount: blockCount, on: stream)
+                arguments, headDimension: headDimension, isQuantized: isQuantized, blockCount: blockCount,
+                on: stream)
         }
         rankArguments.step = arguments
         try kernels.decodeStep(
@@ -118,6 +124,8 @@ final class DecodeStepKernel: @unchecked Sendable {  // arguments are addresses
             && configuration.layerCount <= Int(TANDEM_GPU_DECODE_LAYERS) && configuration.hiddenSize % 64 == 0
             && configuration.headCount > 0 && configuration.vocabularySize > 0
             && configuration.feedForwardSize > 0 && configuration.feedForwardSize % 8 == 0
+            && (configuration.quantization.map { $0 == .fourBits && configuration.headDimension % 64 == 0 }
+                ?? true)
     }
 
     /// The cycles in which the memory brings every multiprocessor a stage, at 0.92 of its peak. Copies that are asked
@@ -127,6 +135,13 @@ final class DecodeStepKernel: @unchecked Sendable {  // arguments are addresses
         if device.peakMemoryBandwidth == 0 { return 0 }
         let byteCount = Double(TANDEM_GPU_DECODE_STAGE_BYTES) * Double(device.multiprocessorCount)
         return UInt32(0.92 * byteCount / device.peakMemoryBandwidth * device.clockRate)
+    }
+
+    /// Of quantized weights the kernel copies runs of tiles, for which it needs their address alone.
+    private static func words(_ tiles: UInt64) -> TensorMap.Words {
+        var words: TensorMap.Words = (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+        words.0 = tiles
+        return words
     }
 
     private static func layerTable(
@@ -139,17 +154,18 @@ final class DecodeStepKernel: @unchecked Sendable {  // arguments are addresses
         for layer in weights.layers {
             let attention = layer.attention[0]
             let mlp = layer.mlp[0]
+            let sources =
+                weights.configuration.quantization == nil
+                ? try [
+                    TensorMap(ofOutputsBy: hidden, at: attention.qkv, outputs: 3 * width, context: context),
+                    TensorMap(ofInputs: width, by: hidden, at: attention.output, context: context),
+                    TensorMap(ofOutputsBy: hidden, at: mlp.fc1, outputs: neurons, context: context),
+                    TensorMap(ofInputs: neurons, by: hidden, at: mlp.fc2, context: context),
+                ].map(\.words)
+                : [attention.qkv, attention.output, mlp.fc1, mlp.fc2].map(Self.words)
             table.append(
                 tandem_gpu_decode_layer(
-                    qkv: try TensorMap(
-                        ofOutputsBy: hidden, at: attention.qkv, outputs: 3 * width, context: context
-                    ).words,
-                    output: try TensorMap(
-                        ofInputs: width, by: hidden, at: attention.output, context: context
-                    ).words,
-                    fc1: try TensorMap(ofOutputsBy: hidden, at: mlp.fc1, outputs: neurons, context: context)
-                        .words,
-                    fc2: try TensorMap(ofInputs: neurons, by: hidden, at: mlp.fc2, context: context).words,
+                    qkv: sources[0], output: sources[1], fc1: sources[2], fc2: sources[3],
                     vectors: tandem_gpu_decode_vectors(
                         attention_norm_weight: layer.attentionNorm.weight,
                         attention_norm_bias: layer.attentionNorm.bias, qkv_bias: attention.qkvBias,
@@ -173,13 +189,18 @@ struct StepCut {
         // Every block has some of the queries, keys and values, and of the neurons: that is how blocks know how far
         // the others are.
         self.blockCount = min(blockCount, divideUp(3 * width, 16), divideUp(neurons, 16))
-        output = DecodeCut(inputs: width, outputs: hidden, blockCount: self.blockCount)
-        fc2 = DecodeCut(inputs: neurons, outputs: hidden, blockCount: self.blockCount)
+        let stageInputs = Int(
+            configuration.quantization == nil
+                ? TANDEM_GPU_DECODE_STAGE_INPUTS : TANDEM_GPU_DECODE_STAGE_INPUTS_4_BITS)
+        output = DecodeCut(
+            inputs: width, outputs: hidden, blockCount: self.blockCount, stageInputs: stageInputs)
+        fc2 = DecodeCut(
+            inputs: neurons, outputs: hidden, blockCount: self.blockCount, stageInputs: stageInputs)
     }
 }
 
-/// How a product of W [inputs, outputs] is cut over blocks, as `decode.cu` has it: stages of 64 outputs × 128 inputs,
-/// all of an output's one behind the other, dealt out evenly.
+/// How a product of W [inputs, outputs] is cut over blocks, as `decode.cu` has it: stages of 64 outputs × some inputs, all of
+/// an output's one behind the other, dealt out evenly.
 struct DecodeCut {
     let participants: Int
     /// Of 64 outputs each.
@@ -187,8 +208,10 @@ struct DecodeCut {
     /// Stages of a tile.
     private let depth: Int
 
-    init(inputs: Int, outputs: Int, blockCount: Int) {
-        depth = divideUp(inputs, 128)
+    init(
+        inputs: Int, outputs: Int, blockCount: Int, stageInputs: Int = Int(TANDEM_GPU_DECODE_STAGE_INPUTS)
+    ) {
+        depth = divideUp(inputs, stageInputs)
         tileCount = divideUp(outputs, 64)
         let total = depth * tileCount
         let most = min(blockCount, total, (Int(TANDEM_GPU_DECODE_SLOTS) - 2) * tileCount)

@@ -10,9 +10,10 @@ public final class Decoder: Sendable {
         self.lane = lane
     }
 
-    /// Makes sequences with room for `capacities` positions.
-    public func makeState(capacities: [Int]) throws(ModelError) -> DecoderState {
-        try DecoderState(lane, capacities: capacities)
+    /// Makes sequences with room for `capacities` positions, and room for the logits of `logitsCount` rows of a pass, or
+    /// one of each sequence.
+    public func makeState(capacities: [Int], logitsCount: Int = 0) throws(ModelError) -> DecoderState {
+        try DecoderState(lane, capacities: capacities, logitsCount: logitsCount)
     }
 
     /// Appends a run of tokens to each sequence that has one, and lends the logits of each run's last token.
@@ -37,7 +38,7 @@ public final class Decoder: Sendable {
                 rest = rest.dropFirst(piece.count)
                 piece.withUnsafeBufferPointer {
                     state.append(
-                        $0, to: sequence, wantsLogits: rest.isEmpty,
+                        $0, to: sequence, logitsCount: rest.isEmpty ? 1 : 0,
                         choice: rest.isEmpty ? choice(sequence) : nil)
                 }
                 if state.batch.freeRowCount == 0 {
@@ -58,10 +59,32 @@ public final class Decoder: Sendable {
         for sequence in 0..<state.sequenceCount where state.isActive[sequence] {
             state.append(
                 UnsafeBufferPointer(start: state.nextTokens + sequence, count: 1), to: sequence,
-                wantsLogits: true, choice: choice(sequence))
+                logitsCount: 1, choice: choice(sequence))
             if state.batch.freeRowCount == 0 { try compute(state, body) }
         }
         try compute(state, body)
+    }
+
+    /// Appends a run of tokens to a sequence and lends the logits of its last `logitsCount` tokens, [rows, vocabulary].
+    ///
+    /// What stands in front of them goes in passes as large as the lane takes, without logits. So a text is scored in runs
+    /// of as many rows as there is memory for their logits (`makeState`), over the cache of what came before.
+    public func append(
+        _ run: [Int32], logitsCount: Int, to sequence: Int, state: DecoderState,
+        _ body: (_ logits: UnsafeMutableBufferPointer<Float>) -> Void
+    ) throws(ModelError) {
+        state.batch.removeAll()
+        var rest = run[...]
+        while !rest.isEmpty {
+            let isLast = rest.count <= state.batch.rowCapacity
+            let piece = rest.prefix(
+                isLast ? rest.count : min(state.batch.rowCapacity, rest.count - logitsCount))
+            rest = rest.dropFirst(piece.count)
+            piece.withUnsafeBufferPointer {
+                state.append($0, to: sequence, logitsCount: isLast ? logitsCount : 0)
+            }
+            try compute(state) { if case .logits(let logits) = $1 { body(logits) } }
+        }
     }
 
     private func compute(_ state: DecoderState, _ body: (Int, LaneOutput) -> Void) throws(ModelError) {

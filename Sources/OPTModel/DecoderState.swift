@@ -9,13 +9,20 @@ public final class DecoderState: @unchecked Sendable {  // touched only by the t
     let batch: StepBatch
     private let lengths: UnsafeMutablePointer<Int>
 
-    /// - Parameter capacities: the positions that each sequence has room for.
-    public init(_ lane: some Lane, capacities: [Int]) throws(ModelError) {
+    /// - Parameters:
+    ///   - capacities: the positions that each sequence has room for.
+    ///   - logitsCount: the rows of a pass whose logits are wanted, at most, where that is more than one of each sequence.
+    public init(_ lane: some Lane, capacities: [Int], logitsCount: Int = 0) throws(ModelError) {
+        precondition(
+            logitsCount <= lane.logitsCapacity,
+            "DecoderState: logits of \(logitsCount) of \(lane.logitsCapacity) rows")
         sequenceCount = capacities.count
-        cache = try lane.makeCache(capacities: capacities)
+        cache = try lane.makeCache(capacities: capacities, logitsCount: logitsCount)
         let rowCapacity = min(lane.rowCapacity, max(sequenceCount, capacities.reduce(0, +)))
+        let segmentCapacity = min(rowCapacity, sequenceCount, lane.segmentCapacity)
         batch = StepBatch(
-            rowCapacity: rowCapacity, segmentCapacity: min(rowCapacity, sequenceCount, lane.segmentCapacity))
+            rowCapacity: rowCapacity, segmentCapacity: segmentCapacity,
+            logitsCapacity: max(segmentCapacity, logitsCount))
         nextTokens = .allocate(capacity: sequenceCount)
         nextTokens.initialize(repeating: 0, count: sequenceCount)
         isActive = .allocate(capacity: sequenceCount)
@@ -40,13 +47,13 @@ public final class DecoderState: @unchecked Sendable {  // touched only by the t
     }
 
     func append(
-        _ tokens: UnsafeBufferPointer<Int32>, to sequence: Int, wantsLogits: Bool, choice: TokenChoice? = nil
+        _ tokens: UnsafeBufferPointer<Int32>, to sequence: Int, logitsCount: Int, choice: TokenChoice? = nil
     ) {
         precondition(
             lengths[sequence] + tokens.count <= cache.capacities[sequence],
             "DecoderState: \(lengths[sequence]) + \(tokens.count) of \(cache.capacities[sequence]) positions")
         batch.append(
-            tokens, sequence: sequence, firstPosition: lengths[sequence], wantsLogits: wantsLogits,
+            tokens, sequence: sequence, firstPosition: lengths[sequence], logitsCount: logitsCount,
             choice: choice)
         lengths[sequence] += tokens.count
     }

@@ -10,7 +10,9 @@ public final class FollowingRank {
     public init(_ lane: any Lane, channel: any CommandChannel) {
         self.lane = lane
         self.channel = channel
-        batch = StepBatch(rowCapacity: lane.rowCapacity, segmentCapacity: lane.segmentCapacity)
+        batch = StepBatch(
+            rowCapacity: lane.rowCapacity, segmentCapacity: lane.segmentCapacity,
+            logitsCapacity: lane.logitsCapacity)
     }
 
     /// Called on the pool's leader thread; returns when rank 0 has ended.
@@ -23,7 +25,8 @@ public final class FollowingRank {
                     "rank 0 sent a command that this rank does not know: start the same program everywhere")
             }
             switch command {
-            case .makeCache(let id, let capacities): caches[id] = try lane.makeCache(capacities: capacities)
+            case .makeCache(let id, let capacities, let logitsCount):
+                caches[id] = try lane.makeCache(capacities: capacities, logitsCount: logitsCount)
             case .releaseCache(let id): caches[id] = nil
             case .measureSums(let rowCount): _ = try (lane as? GPULane)?.measureSums(rowCount: rowCount)
             case .compute(let id):

@@ -34,7 +34,8 @@ struct GEMMKernels: Sendable {
                 arguments: a)
             return
         }
-        let isSmall = isSmallBetter(rows: rows, outputs: outputs)
+        let isSmall = Self.isSmallBetter(
+            rows: rows, outputs: outputs, multiprocessorCount: multiprocessorCount)
         let kernel =
             isSmall
             ? (a.transposed != 0 ? smallTransposed : small) : (a.transposed != 0 ? largeTransposed : large)
@@ -47,10 +48,10 @@ struct GEMMKernels: Sendable {
     }
 
     /// Where a large tile would be mostly padding, or there are too few of them for all multiprocessors.
-    private func isSmallBetter(rows: Int, outputs: Int) -> Bool {
-        let paddedSmall = Self.smallRows * divideUp(rows, Self.smallRows)
-        let paddedLarge = Self.largeRows * divideUp(rows, Self.largeRows)
-        let tiles = divideUp(rows, Self.largeRows) * divideUp(outputs, Self.tileOutputs)
+    static func isSmallBetter(rows: Int, outputs: Int, multiprocessorCount: Int) -> Bool {
+        let paddedSmall = smallRows * divideUp(rows, smallRows)
+        let paddedLarge = largeRows * divideUp(rows, largeRows)
+        let tiles = divideUp(rows, largeRows) * divideUp(outputs, tileOutputs)
         return 5 * paddedSmall < 4 * paddedLarge || 2 * tiles <= 3 * multiprocessorCount
     }
 }

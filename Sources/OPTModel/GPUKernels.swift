@@ -15,8 +15,9 @@ final class GPUKernels: Sendable {
     private let hasCopyEngine: Bool
     private let linearKernels, linearTransposedKernels: FewRowsKernels
     private let gemmKernels: GEMMKernels
-    private let decodeStepKernels, rankStepKernels: DecodeStepKernels?
+    private let decodeStepKernels, rankStepKernels, quantizedStepKernels: DecodeStepKernels?
     let boxes: BoxKernels?
+    let quantized: QuantizedKernels
     private let attentionRowsKernels: AttentionRowsKernels?
     let link: LinkKernels
 
@@ -41,7 +42,11 @@ final class GPUKernels: Sendable {
         gemmKernels = try GEMMKernels(module, multiprocessorCount: multiprocessorCount)
         decodeStepKernels = hasCopyEngine ? try DecodeStepKernels(module, "tandem_kernel_decode") : nil
         rankStepKernels = hasCopyEngine ? try DecodeStepKernels(module, "tandem_kernel_decode_ranks") : nil
+        quantizedStepKernels =
+            hasCopyEngine
+            ? try DecodeStepKernels(module, "tandem_kernel_decode_4_bits", hasHeadsOf80: false) : nil
         boxes = hasCopyEngine ? try BoxKernels(module) : nil
+        quantized = try QuantizedKernels(module, hasClusters: hasCopyEngine)
         attentionRowsKernels = hasCopyEngine ? try AttentionRowsKernels(module) : nil
         link = try LinkKernels(module)
         for dimension in HeadDimensionKernels.dimensions {
@@ -163,16 +168,18 @@ final class GPUKernels: Sendable {
     }
 
     /// Whether `decodeStep` takes a model of these sizes, or a rank's part of one.
-    func canDecodeStep(headDimension: Int, hiddenSize: Int) -> Bool {
-        decodeStepKernels?.kernel(headDimension: headDimension, hiddenSize: hiddenSize) != nil
+    func canDecodeStep(headDimension: Int, hiddenSize: Int, isQuantized: Bool = false) -> Bool {
+        let kernels = isQuantized ? quantizedStepKernels : decodeStepKernels
+        return kernels?.kernel(headDimension: headDimension, hiddenSize: hiddenSize) != nil
     }
 
     /// A whole step of one sequence, by `blockCount` blocks that all run at once: no more than multiprocessors.
     func decodeStep(
-        _ a: tandem_gpu_decode, headDimension: Int, blockCount: Int, on stream: Stream
+        _ a: tandem_gpu_decode, headDimension: Int, isQuantized: Bool, blockCount: Int, on stream: Stream
     ) throws(CUDAError) {
+        let kernels = isQuantized ? quantizedStepKernels : decodeStepKernels
         try launch(
-            a, decodeStepKernels!.kernel(headDimension: headDimension, hiddenSize: Int(a.hidden))!,
+            a, kernels!.kernel(headDimension: headDimension, hiddenSize: Int(a.hidden))!,
             blockCount: blockCount, on: stream)
     }
 
@@ -261,9 +268,9 @@ final class GPUKernels: Sendable {
     static let mostSplits = 16
     /// Only pairs of blocks become clusters. Fours must find four free multiprocessors side by side, which the kernel
     /// in front leaves late: opt-1.3b, where they would be fours, took 1.26 ms a token before clusters and 1.40 with.
-    private static let clusterBlocks = 2
-    private static let mostNormalizedRows = 2
-    private static let mostNormalizedInputs = 12288
+    static let clusterBlocks = 2
+    static let mostNormalizedRows = 2
+    static let mostNormalizedInputs = 12288
     private static let linearSumsByteCount = 65536
 }
 
@@ -305,16 +312,17 @@ private struct AttentionRowsKernels: Sendable {
 
 /// The kernels of a whole decode step, of a model or of one rank's part, in the image for 9.0 alone.
 private struct DecodeStepKernels: Sendable {
-    private let of64, of80, of128, of128Large: KernelFunction
+    private let of64, of128, of128Large: KernelFunction
+    private let of80: KernelFunction?
     /// The largest hidden size of the kernels that have no larger sibling.
     private static let mostHidden = 4096
 
-    init(_ module: Module, _ name: String) throws(CUDAError) {
+    init(_ module: Module, _ name: String, hasHeadsOf80: Bool = true) throws(CUDAError) {
         of64 = try module.function(named: "\(name)_64")
-        of80 = try module.function(named: "\(name)_80")
+        of80 = hasHeadsOf80 ? try module.function(named: "\(name)_80") : nil
         of128 = try module.function(named: "\(name)_128")
         of128Large = try module.function(named: "\(name)_128_large")
-        for kernel in [of64, of80, of128, of128Large] {
+        for kernel in [of64, of80, of128, of128Large].compactMap(\.self) {
             try kernel.setMaxDynamicSharedByteCount(Int(TANDEM_GPU_DECODE_SHARED_BYTES))
         }
     }

@@ -34,9 +34,9 @@ extension GPULane {
                     diskRows[row].capacity = UInt32(disk.layout.capacities[segment.sequence])
                 }
             }
-            if segment.logitsRow >= 0 {
-                logitsRows[segment.logitsRow] = UInt32(batch.logitsRows[segment.logitsRow])
-                choices[segment.logitsRow] = tandem_gpu_choice(batch.choice(segment: index))
+            for row in segment.logitsRow..<segment.logitsRow + segment.logitsCount {
+                logitsRows[row] = UInt32(batch.logitsRows[row])
+                choices[row] = tandem_gpu_choice(batch.choice(segment: index))
             }
         }
         return layout

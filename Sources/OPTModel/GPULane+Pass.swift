@@ -105,7 +105,8 @@ extension GPULane {
             if number == lastOnDisk && !sharesSlot { try releaseCache(layer: index, cache) }
             if let exchange { try take(exchange, of: piece, pass) }
             try accumulate(
-                x: scratch.attended, inputs: width, piece.output, bias: number == 0 ? layer.outputBias : 0,
+                x: scratch.attended, inputs: width, piece.output, configuration.outputForm,
+                bias: number == 0 ? layer.outputBias : 0,
                 isResident: piece.source == .resident, pass)
             try release(piece.source)
         }
@@ -191,7 +192,7 @@ extension GPULane {
                 to: scratch.neurons, outputs: piece.neurons.count, activation: activation,
                 isResident: isResident, norm: isFused ? layer.mlpNorm : nil, limit: limit, pass)
             try accumulate(
-                x: scratch.neurons, inputs: piece.neurons.count, piece.fc2,
+                x: scratch.neurons, inputs: piece.neurons.count, piece.fc2, configuration.fc2Form,
                 bias: number == 0 ? layer.fc2Bias : 0,
                 isResident: isResident, limit: limit, pass)
             try release(piece.source, limit: limit)
@@ -206,7 +207,6 @@ extension GPULane {
     /// A layer's pieces of the MLP in a pass. Divided pieces are cut at the boundary, unless the kernels do it.
     private func mlpPieces(_ layer: GPULayer, _ pass: Pass) -> [MLPPiece] {
         if readsBoundary(pass) { return layer.mlp }
-        let rowByteCount = UInt64(configuration.hiddenSize * 2)
         let streamed = layer.mlp.map { piece in
             var piece = piece
             if piece.isDivided { piece.neurons = piece.neurons.clamped(to: 0..<boundary) }
@@ -218,8 +218,8 @@ extension GPULane {
             let first = max(piece.neurons.lowerBound, min(boundary, piece.neurons.upperBound))
             let skipped = first - piece.neurons.lowerBound
             piece.neurons = first..<piece.neurons.upperBound
-            piece.fc1 += UInt64(skipped) * rowByteCount
-            piece.fc2 += UInt64(skipped) * rowByteCount
+            piece.fc1 += UInt64(configuration.fc1Form.byteCount(skipped))
+            piece.fc2 += UInt64(configuration.fc2Form.byteCount(skipped))
             piece.source = .fetched(index, skipping: skipped)
             return piece
         }
@@ -247,7 +247,8 @@ extension GPULane {
         if weights.projectOut != 0 {
             try multiply(
                 x: x, inputs: inputs, weights.projectOut, bias: 0, to: scratch.narrow,
-                outputs: configuration.embeddingSize, activation: 0, isResident: true, count)
+                outputs: configuration.embeddingSize, activation: 0, isResident: true, isOfLayer: false, count
+            )
             x = scratch.narrow
             inputs = configuration.embeddingSize
         }
@@ -303,11 +304,21 @@ extension GPULane {
     }
 
     /// y = activation(x · Wᵀ + bias), W [outputs, inputs]; with `norm` x is the residual stream, normalized.
+    ///
+    /// - Parameter isOfLayer: the matrix is one of those that may be quantized.
     private func multiply(
         x: UInt64, inputs: Int, _ matrix: UInt64, bias: UInt64, to y: UInt64, outputs: Int,
         activation: UInt32,
-        isResident: Bool, norm: GPUNorm? = nil, limit: tandem_gpu_limit = .init(), _ pass: Pass
+        isResident: Bool, isOfLayer: Bool = true, norm: GPUNorm? = nil, limit: tandem_gpu_limit = .init(),
+        _ pass: Pass
     ) throws(CUDAError) {
+        if isOfLayer, let quantization = configuration.quantization {
+            return try multiplyQuantized(
+                QuantizedProduct(
+                    x: x, tiles: matrix, bias: bias, inputs: inputs, outputs: outputs,
+                    form: configuration.qkvForm, bits: quantization.bits),
+                to: y, activation: activation, isResident: isResident, norm: norm, limit: limit, pass)
+        }
         if pass.hasFewRows {
             try kernels.linear(
                 tandem_gpu_linear(
@@ -329,9 +340,16 @@ extension GPULane {
 
     /// sum += x · W + bias, W [inputs, hidden].
     private func accumulate(
-        x: UInt64, inputs: Int, _ matrix: UInt64, bias: UInt64, isResident: Bool,
+        x: UInt64, inputs: Int, _ matrix: UInt64, _ form: MatrixForm, bias: UInt64, isResident: Bool,
         limit: tandem_gpu_limit = .init(), _ pass: Pass
     ) throws(CUDAError) {
+        if let quantization = configuration.quantization {
+            return try accumulateQuantized(
+                QuantizedProduct(
+                    x: x, tiles: matrix, bias: bias, inputs: inputs, outputs: configuration.hiddenSize,
+                    form: form, bits: quantization.bits),
+                isResident: isResident, limit: limit, pass)
+        }
         let hidden = UInt32(configuration.hiddenSize)
         if pass.hasFewRows {
             try kernels.linearTransposed(

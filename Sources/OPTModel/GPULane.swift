@@ -29,6 +29,8 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
     let block: StepBlock
     public let rowCapacity: Int
     public let segmentCapacity: Int
+    /// The scratch has room for the logits of one row of each sequence; a text's rows may have it as well.
+    public var logitsCapacity: Int { min(rowCapacity, segmentCapacity) }
     private let cacheSlotCount: Int
     /// Attention of decode steps over the cache in CPU memory; nil where the GPU computes it, or none lies there.
     let cpuAttention: CPUCacheAttention?
@@ -236,7 +238,7 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
         try PinnedBuffer(try HostBuffer(byteCount: byteCount), context: context)
     }
 
-    public func makeCache(capacities: [Int]) throws(ModelError) -> any LaneCache {
+    public func makeCache(capacities: [Int], logitsCount: Int) throws(ModelError) -> any LaneCache {
         do {
             return try GPUKVCache(
                 configuration, weights.placement.cacheHeads, capacities: capacities, rowCapacity: rowCapacity,
@@ -324,7 +326,6 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
             if !gathersLogits { return try deliver(batch, group, body) }
             if !group.isConductor { return }
         }
-        let vocabularySize = logitsWidth
         var hasLogits = false
         for index in 0..<batch.segmentCount {
             let segment = batch.segments[index]
@@ -337,15 +338,11 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
             if !hasLogits {
                 try stream.download(
                     scratch.logits, to: hostLogits.baseAddress,
-                    byteCount: batch.logitsCount * vocabularySize * 4)
+                    byteCount: batch.logitsCount * logitsWidth * 4)
                 try stream.synchronize()
                 hasLogits = true
             }
-            let logits: UnsafeMutablePointer<Float> = hostLogits.pointer()
-            body(
-                segment,
-                .logits(
-                    UnsafeMutableBufferPointer(start: logits + row * vocabularySize, count: vocabularySize)))
+            body(segment, segment.output(hostLogits.pointer(), vocabularySize: logitsWidth))
         }
     }
 

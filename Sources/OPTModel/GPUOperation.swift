@@ -7,6 +7,10 @@ public enum GPUOperation: String, Sendable, Hashable, Codable, CaseIterable {
     case linearToFloat = "linear, fp32 result"
     case linearNormalized = "linear with layer norm"
     case linearTransposed = "linear transposed"
+    case linearQuantized = "linear quantized"
+    case linearQuantizedToFloat = "linear quantized, fp32 result"
+    case linearQuantizedNormalized = "linear quantized with layer norm"
+    case linearQuantizedByInputs = "linear quantized by inputs"
     case linearBoxes = "linear by boxes"
     case linearBoxesToFloat = "linear by boxes, fp32 result"
     case linearBoxesTransposed = "linear transposed by boxes"
@@ -15,6 +19,8 @@ public enum GPUOperation: String, Sendable, Hashable, Codable, CaseIterable {
     case gemmTransposed = "gemm transposed"
     case gemmToResidual = "gemm to residual"
     case gemmTransposedToResidual = "gemm transposed to residual"
+    case gemmQuantized = "gemm quantized"
+    case gemmQuantizedToResidual = "gemm quantized to residual"
     case storeKeysValues = "store keys and values"
     case attentionDecode = "attention decode"
     case attentionRows = "attention decode, many rows"
@@ -40,6 +46,10 @@ public enum GPUOperation: String, Sendable, Hashable, Codable, CaseIterable {
         // Results in fp16, which rounding alone moves by about 2e-4.
         case .layerNorm, .layerNormParts, .linear, .linearNormalized, .linearBoxes, .gemm, .gemmTransposed:
             5e-4
+        // Weights that kernels round to fp16, by about 2e-4, and some results too.
+        case .linearQuantized, .linearQuantizedToFloat, .linearQuantizedNormalized, .linearQuantizedByInputs,
+            .gemmQuantized, .gemmQuantizedToResidual:
+            6e-4
         case .attentionDecode, .attentionRows: 1e-3
         // Softmax's weights are fp16, too.
         case .attentionPrefill: 1.5e-3

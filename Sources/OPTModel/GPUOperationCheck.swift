@@ -64,7 +64,8 @@ struct GPUOperationCase: Sendable {
 
     static let all =
         embedCases + layerNormCases + linearCases + linearNormalizedCases + linearTransposedCases + gemmCases
-        + storeCases + attentionDecodeCases + attentionPrefillCases + sampleCases + flagCases + linkCases
+        + linearQuantizedCases + linearQuantizedByInputsCases + gemmQuantizedCases + storeCases
+        + attentionDecodeCases + attentionPrefillCases + sampleCases + flagCases + linkCases
         + readCases
 
     /// Of kernels in the image for 9.0 alone.

@@ -23,8 +23,7 @@ extension GPUWeightsBuilder {
         var layout = SlotLayout()
         _ = layout.qkv(tensors, layer: layer, heads: heads)
         layout.joinNext()
-        _ = layout.transposedMatrix(
-            tensors.projectionWeight(.output, layer: layer), columns: tensors.rows(of: heads))
+        _ = layout.output(tensors, layer: layer, rows: tensors.rows(of: heads))
         let biasOffset = layout.qkvBias(tensors, layer: layer, heads: heads)
         return add(layout, heads, biasOffset, to: \.attention, layer: layer)
     }
@@ -32,9 +31,9 @@ extension GPUWeightsBuilder {
     /// Adds a block of neurons; what is to be loaded for it.
     func addDiskNeurons(_ neurons: Range<Int>, layer: Int) -> StagedLoader<Source>.Part {
         var layout = SlotLayout()
-        _ = layout.matrix(tensors.fc1Weight(layer: layer), rows: neurons)
+        _ = layout.fc1(tensors, layer: layer, neurons: neurons)
         layout.joinNext()
-        _ = layout.transposedMatrix(tensors.fc2Weight(layer: layer), columns: neurons)
+        _ = layout.fc2(tensors, layer: layer, neurons: neurons)
         let biasOffset = layout.vector(tensors.fc1Bias(layer: layer), elements: neurons)
         return add(layout, neurons, biasOffset, to: \.mlp, layer: layer)
     }

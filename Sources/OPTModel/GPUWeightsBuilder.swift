@@ -51,7 +51,7 @@ final class GPUWeightsBuilder<Source: TensorSource> {
         tensors = OPTTensors(configuration: configuration)
         for specification in configuration.tensorSpecifications {
             do {
-                try source.require(specification.name, shape: specification.shape)
+                try source.require(specification, tiles: configuration.layout(of: specification))
             } catch {
                 throw ModelError(.checkpoint, file: error.file, error.description)
             }
@@ -101,9 +101,7 @@ final class GPUWeightsBuilder<Source: TensorSource> {
     // MARK: Layers
 
     private func load(layer: Int) throws {
-        let hiddenSize = configuration.hiddenSize
         let headSize = configuration.headDimension
-        let rowByteCount = hiddenSize * 2
         let attention = placement.attention
         let mlp = placement.mlp
         var parts: [StagedLoader<Source>.Part] = []
@@ -147,19 +145,20 @@ final class GPUWeightsBuilder<Source: TensorSource> {
                         qkvBias: address(bias), source: .resident))
                 continue
             }
-            let index = try stream(byteCount: 4 * rows.count * rowByteCount, tier) { slots in
+            let index = try stream(byteCount: attentionByteCount(rows.count), tier) { slots in
                 _ = slots.qkv(tensors, layer: layer, heads: heads)
                 slots.joinNext()
-                _ = slots.transposedMatrix(tensors.projectionWeight(.output, layer: layer), columns: rows)
+                _ = slots.output(tensors, layer: layer, rows: rows)
             } host: {
-                shard!.attentionRuns(rows, headSize: headSize, rowByteCount: rowByteCount)
+                shard!.attentionRuns(rows, headSize: headSize)
             } load: {
                 parts.append($0)
             }
             let slot = ring!.address(ofSlot: blocks[index].slot)
             attentionPieces.append(
                 AttentionPiece(
-                    heads: heads, qkv: slot, output: slot + UInt64(3 * rows.count * rowByteCount),
+                    heads: heads, qkv: slot,
+                    output: slot + UInt64(configuration.qkvForm.byteCount(3 * rows.count)),
                     qkvBias: address(bias), source: .streamed(index)))
         }
         let fetchedAttention = zip(fetchedHeads, fetchedBiases).map { piece, bias in
@@ -171,11 +170,12 @@ final class GPUWeightsBuilder<Source: TensorSource> {
                     source: tier == .disk
                         ? .disk
                         : .host(
-                            shard!.attentionRuns(rows, headSize: headSize, rowByteCount: rowByteCount)),
-                    byteCount: 4 * rows.count * rowByteCount, itemCount: heads.count))
+                            shard!.attentionRuns(rows, headSize: headSize)),
+                    byteCount: attentionByteCount(rows.count), itemCount: heads.count))
             let slot = fetcher!.address(ofBlock: index)
             return AttentionPiece(
-                heads: heads, qkv: slot, output: slot + UInt64(3 * rows.count * rowByteCount),
+                heads: heads, qkv: slot,
+                output: slot + UInt64(configuration.qkvForm.byteCount(3 * rows.count)),
                 qkvBias: address(bias), source: .fetched(index))
         }
 
@@ -196,12 +196,12 @@ final class GPUWeightsBuilder<Source: TensorSource> {
                         source: .resident))
                 continue
             }
-            let index = try stream(byteCount: 2 * neurons.count * rowByteCount, tier) { slots in
-                _ = slots.matrix(tensors.fc1Weight(layer: layer), rows: neurons)
+            let index = try stream(byteCount: mlpByteCount(neurons.count), tier) { slots in
+                _ = slots.fc1(tensors, layer: layer, neurons: neurons)
                 slots.joinNext()
-                _ = slots.transposedMatrix(tensors.fc2Weight(layer: layer), columns: neurons)
+                _ = slots.fc2(tensors, layer: layer, neurons: neurons)
             } host: {
-                shard!.mlpRuns(neurons, rowByteCount: rowByteCount)
+                shard!.mlpRuns(neurons)
             } load: {
                 parts.append($0)
             }
@@ -209,7 +209,8 @@ final class GPUWeightsBuilder<Source: TensorSource> {
             if divided != nil { blocks[index].neurons = neurons }
             mlpPieces.append(
                 MLPPiece(
-                    neurons: neurons, fc1: slot, fc2: slot + UInt64(neurons.count * rowByteCount),
+                    neurons: neurons, fc1: slot,
+                    fc2: slot + UInt64(configuration.fc1Form.byteCount(neurons.count)),
                     source: .streamed(index), isDivided: divided != nil))
         }
         let fetchedNeurons =
@@ -221,11 +222,12 @@ final class GPUWeightsBuilder<Source: TensorSource> {
             let index = fetcher!.add(
                 .init(
                     source: tier == .disk
-                        ? .disk : .host(shard!.mlpRuns(neurons, rowByteCount: rowByteCount)),
-                    byteCount: 2 * neurons.count * rowByteCount, itemCount: neurons.count))
+                        ? .disk : .host(shard!.mlpRuns(neurons)),
+                    byteCount: mlpByteCount(neurons.count), itemCount: neurons.count))
             let slot = fetcher!.address(ofBlock: index)
             return MLPPiece(
-                neurons: neurons, fc1: slot, fc2: slot + UInt64(neurons.count * rowByteCount),
+                neurons: neurons, fc1: slot,
+                fc2: slot + UInt64(configuration.fc1Form.byteCount(neurons.count)),
                 source: .fetched(index), isDivided: divided != nil)
         }
 
@@ -239,6 +241,16 @@ final class GPUWeightsBuilder<Source: TensorSource> {
                 mlpNorm: GPUNorm(weight: address(vectors.mlpNormWeight), bias: address(vectors.mlpNormBias)),
                 fc1Bias: address(vectors.fc1Bias), fc2Bias: address(vectors.fc2Bias)))
         try loader.load(parts)
+    }
+
+    /// Queries, keys, values and output projection of so many of the heads' rows, in bytes.
+    private func attentionByteCount(_ rowCount: Int) -> Int {
+        configuration.qkvForm.byteCount(3 * rowCount) + configuration.outputForm.byteCount(rowCount)
+    }
+
+    /// fc1 and fc2 of so many neurons, in bytes.
+    private func mlpByteCount(_ neuronCount: Int) -> Int {
+        configuration.fc1Form.byteCount(neuronCount) + configuration.fc2Form.byteCount(neuronCount)
     }
 
     /// The layer's part in CPU memory.

@@ -1,6 +1,6 @@
 /// What rank 0 of a group has the other processes do, as bytes: numbers of 32 bits, lowest byte first.
 enum GroupCommand {
-    case makeCache(id: UInt32, capacities: [Int])
+    case makeCache(id: UInt32, capacities: [Int], logitsCount: Int)
     case releaseCache(id: UInt32)
     /// The batch is written to the `StepBatch` that the command was read with.
     case compute(cache: UInt32)
@@ -30,9 +30,10 @@ final class GroupCommandWriter {
         UnsafeRawBufferPointer(UnsafeBufferPointer(rebasing: buffer[..<count]))
     }
 
-    func makeCache(id: UInt32, capacities: [Int]) {
-        begin(.makeCache, wordCount: 3 + capacities.count)
+    func makeCache(id: UInt32, capacities: [Int], logitsCount: Int) {
+        begin(.makeCache, wordCount: 4 + capacities.count)
         append(id)
+        append(UInt32(logitsCount))
         append(UInt32(capacities.count))
         for capacity in capacities { append(UInt32(capacity)) }
     }
@@ -56,7 +57,7 @@ final class GroupCommandWriter {
             append(UInt32(segment.sequence))
             append(UInt32(segment.rowCount))
             append(UInt32(segment.firstPosition))
-            append(segment.logitsRow < 0 ? 0 : 1)
+            append(UInt32(segment.logitsCount))
         }
         for row in 0..<batch.rowCount { append(UInt32(bitPattern: batch.tokens[row])) }
     }
@@ -87,8 +88,12 @@ extension GroupCommand {
         }
         switch kind {
         case .makeCache:
-            guard let count = reader.next(), reader.wordCount == Int(count) else { return nil }
-            self = .makeCache(id: id, capacities: (0..<count).map { _ in Int(reader.next()!) })
+            guard let logitsCount = reader.next(), let count = reader.next(),
+                reader.wordCount == Int(count)
+            else { return nil }
+            self = .makeCache(
+                id: id, capacities: (0..<count).map { _ in Int(reader.next()!) },
+                logitsCount: Int(logitsCount))
         case .releaseCache:
             self = .releaseCache(id: id)
         case .measureSums:
@@ -119,13 +124,15 @@ extension GroupCommand {
             var tokens = Reader(bytes: bytes, offset: offset + 16 * count)
             for _ in 0..<count {
                 let (sequence, rowCount) = (Int(next()!), Int(next()!))
-                let (firstPosition, wantsLogits) = (Int(next()!), next()! != 0)
-                guard rowCount <= tokens.wordCount, rowCount <= batch.freeRowCount else { return false }
+                let (firstPosition, logitsCount) = (Int(next()!), Int(next()!))
+                guard rowCount <= tokens.wordCount, rowCount <= batch.freeRowCount,
+                    logitsCount <= min(rowCount, batch.logitsCapacity - batch.logitsCount)
+                else { return false }
                 let run = UnsafeRawBufferPointer(rebasing: bytes[tokens.offset...].prefix(4 * rowCount))
                 tokens.offset += 4 * rowCount
                 batch.append(
                     run.assumingMemoryBound(to: Int32.self), sequence: sequence, firstPosition: firstPosition,
-                    wantsLogits: wantsLogits)
+                    logitsCount: logitsCount)
             }
             return tokens.wordCount == 0
         }

@@ -9,22 +9,18 @@ struct HostShard {
     var base: UnsafeMutableRawPointer { shard.buffer.baseAddress }
 
     /// Queries, keys, values and the output projection of `rows`, counted in the whole layer.
-    func attentionRuns(_ rows: Range<Int>, headSize: Int, rowByteCount: Int) -> [UnsafeRawBufferPointer] {
+    func attentionRuns(_ rows: Range<Int>, headSize: Int) -> [UnsafeRawBufferPointer] {
         let first = rows.lowerBound - shard.heads.lowerBound * headSize
         let count = shard.heads.count * headSize
-        let qkv = UnsafeRawPointer(shard.attention.qkv)
-        let output = UnsafeRawPointer(shard.attention.output)
-        let runs = [qkv, qkv + count * rowByteCount, qkv + 2 * count * rowByteCount, output]
-        return runs.map {
-            UnsafeRawBufferPointer(start: $0 + first * rowByteCount, count: rows.count * rowByteCount)
-        }
+        let qkv = shard.attention.qkv
+        let own = first..<first + rows.count
+        return (0..<3).map { qkv.from($0 * count).bytes(own) } + [shard.attention.output.bytes(own)]
     }
 
     /// fc1 and fc2 of `neurons`, counted in the whole layer.
-    func mlpRuns(_ neurons: Range<Int>, rowByteCount: Int) -> [UnsafeRawBufferPointer] {
+    func mlpRuns(_ neurons: Range<Int>) -> [UnsafeRawBufferPointer] {
         let first = neurons.lowerBound - shard.neurons.lowerBound
-        return [UnsafeRawPointer(shard.mlp.fc1), UnsafeRawPointer(shard.mlp.fc2)].map {
-            UnsafeRawBufferPointer(start: $0 + first * rowByteCount, count: neurons.count * rowByteCount)
-        }
+        let own = first..<first + neurons.count
+        return [shard.mlp.fc1.bytes(own), shard.mlp.fc2.bytes(own)]
     }
 }

@@ -6,16 +6,26 @@ public protocol Lane: AnyObject, Sendable {
     var rowCapacity: Int { get }
     /// The most sequences of a step.
     var segmentCapacity: Int { get }
+    /// The most rows of a step whose logits are wanted.
+    var logitsCapacity: Int { get }
 
-    /// Makes the memory for the keys and values of sequences with room for `capacities` positions.
-    func makeCache(capacities: [Int]) throws(ModelError) -> any LaneCache
+    /// Makes the memory for the keys and values of sequences with room for `capacities` positions, and for the logits of
+    /// as many rows a step as there are sequences, or of `logitsCount` where that is more.
+    func makeCache(capacities: [Int], logitsCount: Int) throws(ModelError) -> any LaneCache
 
-    /// Runs the batch through all layers: keys and values go to `cache`, and each wanted row of logits, or the token
-    /// that the lane chose from it, to `body`.
+    /// Runs the batch through all layers: keys and values go to `cache`, and the logits that a segment wants, or the token
+    /// that the lane chose from them, to `body`, once for each segment that wants any.
     func compute(
         _ batch: StepBatch, cache: any LaneCache,
         _ body: (_ segment: StepBatch.Segment, _ output: LaneOutput) -> Void
     ) throws(ModelError)
+}
+
+extension Lane {
+    /// For steps that want the logits of one row of each sequence.
+    public func makeCache(capacities: [Int]) throws(ModelError) -> any LaneCache {
+        try makeCache(capacities: capacities, logitsCount: 0)
+    }
 }
 
 /// Keys and values of several sequences, in the memory of the lane that made it.
@@ -25,9 +35,9 @@ public protocol LaneCache: AnyObject, Sendable {
     var byteCount: Int { get }
 }
 
-/// What a lane gives for a sequence's last row.
+/// What a lane gives for a segment.
 public enum LaneOutput {
-    /// [vocabulary]; lent, and may be changed.
+    /// [the segment's last rows whose logits are wanted, vocabulary]; lent, and may be changed.
     case logits(UnsafeMutableBufferPointer<Float>)
     /// The token, chosen as the batch's `TokenChoice` says.
     case token(Int32)

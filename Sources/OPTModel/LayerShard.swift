@@ -24,18 +24,24 @@ public final class LayerShard: @unchecked Sendable {  // owns its buffer, which 
         self.neurons = neurons
         let matrices = layout.matrices
         let vectors = layout.vectors
+        let configuration = tensors.configuration
+        let base = UnsafeRawPointer(buffer.baseAddress)
+        func matrix(_ offset: Int, _ form: MatrixForm) -> LayerMatrix {
+            LayerMatrix(base: base + offset, form: form)
+        }
         attention = AttentionWeights(
             norm: LayerNormWeights(
                 weight: buffer.vector(at: vectors.attentionNormWeight),
                 bias: buffer.vector(at: vectors.attentionNormBias)),
-            qkv: buffer.matrix(at: matrices.qkv), qkvBias: buffer.vector(at: layout.qkvBias),
-            output: buffer.matrix(at: matrices.output), outputBias: buffer.vector(at: vectors.outputBias))
+            qkv: matrix(matrices.qkv, configuration.qkvForm), qkvBias: buffer.vector(at: layout.qkvBias),
+            output: matrix(matrices.output, configuration.outputForm),
+            outputBias: buffer.vector(at: vectors.outputBias))
         mlp = MLPWeights(
             norm: LayerNormWeights(
                 weight: buffer.vector(at: vectors.mlpNormWeight),
                 bias: buffer.vector(at: vectors.mlpNormBias)),
-            fc1: buffer.matrix(at: matrices.fc1), fc1Bias: buffer.vector(at: vectors.fc1Bias),
-            fc2: buffer.matrix(at: matrices.fc2), fc2Bias: buffer.vector(at: vectors.fc2Bias))
+            fc1: matrix(matrices.fc1, configuration.fc1Form), fc1Bias: buffer.vector(at: vectors.fc1Bias),
+            fc2: matrix(matrices.fc2, configuration.fc2Form), fc2Bias: buffer.vector(at: vectors.fc2Bias))
     }
 
     /// The bytes that such a shard takes.
@@ -54,11 +60,11 @@ public struct LayerNormWeights: @unchecked Sendable {  // lent by the shard that
 public struct AttentionWeights: @unchecked Sendable {  // lent by the shard that owns it
     public let norm: LayerNormWeights
     /// [3, n, hidden]: queries, keys, values.
-    public let qkv: UnsafePointer<UInt16>
+    let qkv: LayerMatrix
     /// [3, n]
     public let qkvBias: UnsafePointer<Float>?
     /// [n, hidden], turned over.
-    public let output: UnsafePointer<UInt16>
+    let output: LayerMatrix
     /// [hidden], the whole layer's: added once to the block's sum.
     public let outputBias: UnsafePointer<Float>?
 }
@@ -67,11 +73,11 @@ public struct AttentionWeights: @unchecked Sendable {  // lent by the shard that
 public struct MLPWeights: @unchecked Sendable {  // lent by the shard that owns it
     public let norm: LayerNormWeights
     /// [n, hidden]
-    public let fc1: UnsafePointer<UInt16>
+    let fc1: LayerMatrix
     /// [n]
     public let fc1Bias: UnsafePointer<Float>?
     /// [n, hidden], turned over.
-    public let fc2: UnsafePointer<UInt16>
+    let fc2: LayerMatrix
     /// [hidden], the whole layer's: added once to the block's sum.
     public let fc2Bias: UnsafePointer<Float>?
 }

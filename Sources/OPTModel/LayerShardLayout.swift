@@ -14,7 +14,7 @@ struct LayerShardLayout {
 
 /// Where the matrices of a range of a layer's heads and neurons lie.
 struct LayerMatrixOffsets {
-    /// [3, n, hidden] and [n, hidden], for the n rows of the heads.
+    /// [3, n, hidden] and [n, hidden], for the n rows of the heads, in the forms that the configuration says.
     let qkv, output: Int
     /// [n, hidden] each, for n neurons.
     let fc1, fc2: Int
@@ -24,9 +24,9 @@ struct LayerMatrixOffsets {
     ) {
         let rows = tensors.rows(of: heads)
         qkv = slots.qkv(tensors, layer: layer, heads: heads)
-        output = slots.transposedMatrix(tensors.projectionWeight(.output, layer: layer), columns: rows)
-        fc1 = slots.matrix(tensors.fc1Weight(layer: layer), rows: neurons)
-        fc2 = slots.transposedMatrix(tensors.fc2Weight(layer: layer), columns: neurons)
+        output = slots.output(tensors, layer: layer, rows: rows)
+        fc1 = slots.fc1(tensors, layer: layer, neurons: neurons)
+        fc2 = slots.fc2(tensors, layer: layer, neurons: neurons)
     }
 }
 
@@ -58,12 +58,26 @@ extension SlotLayout {
     /// Reserves room for the heads' queries, keys and values as one matrix, and returns its offset in bytes.
     mutating func qkv(_ tensors: OPTTensors, layer: Int, heads: Range<Int>) -> Int {
         let rows = tensors.rows(of: heads)
-        let offset = matrix(tensors.projectionWeight(.query, layer: layer), rows: rows)
+        let form = tensors.configuration.qkvForm
+        let offset = matrix(tensors.projectionWeight(.query, layer: layer), form, rows)
         joinNext()
-        _ = matrix(tensors.projectionWeight(.key, layer: layer), rows: rows)
+        _ = matrix(tensors.projectionWeight(.key, layer: layer), form, rows)
         joinNext()
-        _ = matrix(tensors.projectionWeight(.value, layer: layer), rows: rows)
+        _ = matrix(tensors.projectionWeight(.value, layer: layer), form, rows)
         return offset
+    }
+
+    /// The same for the output projection of the heads' rows, and for neurons.
+    mutating func output(_ tensors: OPTTensors, layer: Int, rows: Range<Int>) -> Int {
+        matrix(tensors.projectionWeight(.output, layer: layer), tensors.configuration.outputForm, rows)
+    }
+
+    mutating func fc1(_ tensors: OPTTensors, layer: Int, neurons: Range<Int>) -> Int {
+        matrix(tensors.fc1Weight(layer: layer), tensors.configuration.fc1Form, neurons)
+    }
+
+    mutating func fc2(_ tensors: OPTTensors, layer: Int, neurons: Range<Int>) -> Int {
+        matrix(tensors.fc2Weight(layer: layer), tensors.configuration.fc2Form, neurons)
     }
 
     /// Reserves room for the biases of the heads' queries, keys and values as one vector; nil where there are none.

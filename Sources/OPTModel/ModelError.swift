@@ -1,4 +1,5 @@
 import CUDA
+import Checkpoints
 import Collectives
 import HostRuntime
 import SystemPackage
@@ -14,6 +15,9 @@ public struct ModelError: Error, Sendable, CustomStringConvertible {
         case cpu
         case offload
         case group
+        /// A folder cannot be written.
+        case output
+        case cancelled
     }
 
     public let code: Code
@@ -43,6 +47,16 @@ public struct ModelError: Error, Sendable, CustomStringConvertible {
         case let error as CollectiveError: self.init(.group, error.description)
         case let error as HostMemoryError: self.init(.outOfMemory, error.description)
         default: self.init(.gpu, "\(error)")
+        }
+    }
+
+    /// What stopped a conversion.
+    init(converting error: any Error) {
+        switch error {
+        case let error as ModelError: self = error
+        case let error as CheckpointError:
+            self.init(error.code == .unwritable ? .output : .checkpoint, file: error.file, error.description)
+        default: self.init(loading: error)
         }
     }
 }

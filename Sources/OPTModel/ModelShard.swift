@@ -1,3 +1,5 @@
+import TensorCore
+
 /// The part of a model that one process of a group computes: heads and neurons of every layer, and rows of the token
 /// table, at both ends of the model.
 ///
@@ -22,7 +24,11 @@ public struct ModelShard: Sendable, Hashable {
         func range(of count: Int) -> Range<Int> {
             Self.range(of: count, rank, size, unit: count >= 256 * size ? 64 : 16)
         }
-        neurons = range(of: whole.feedForwardSize)
+        // A group of quantized weights is not divided.
+        neurons =
+            whole.quantization == nil
+            ? range(of: whole.feedForwardSize)
+            : Self.range(of: whole.feedForwardSize, rank, size, unit: Quantization.groupSize)
         tokens = range(of: whole.vocabularySize)
     }
 

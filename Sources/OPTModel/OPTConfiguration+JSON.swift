@@ -4,7 +4,7 @@ import SystemPackage
 extension OPTConfiguration {
     /// Reads `config.json` from a model's folder.
     public init(folder: FilePath) throws(ModelError) {
-        let path = folder.appending("config.json")
+        let path = folder.appending(Self.fileName)
         let data: Data
         do {
             data = try Data(contentsOf: URL(filePath: path.string))
@@ -24,6 +24,8 @@ extension OPTConfiguration {
         }
         self = try file.configuration(path: path, name: Self.name(of: folder))
     }
+
+    static let fileName = "config.json"
 
     /// What to call the model in a folder. A download of Hugging Face's tools lies in
     /// `models--facebook--opt-1.3b/snapshots/<revision>`.
@@ -70,6 +72,7 @@ private struct ConfigurationFile: Decodable {
     var bos_token_id: Int32?
     var eos_token_id: Int32?
     var pad_token_id: Int32?
+    var tandem_quantization: QuantizationEntry?
 
     func configuration(path: FilePath, name: String) throws(ModelError) -> OPTConfiguration {
         func refuse(_ sentence: String) -> ModelError {
@@ -106,7 +109,7 @@ private struct ConfigurationFile: Decodable {
         where id < 0 || id >= vocab_size {
             throw refuse("\(entry) is \(id), outside the vocabulary of \(vocab_size)")
         }
-        return OPTConfiguration(
+        var configuration = OPTConfiguration(
             name: name, layerCount: num_hidden_layers, headCount: num_attention_heads,
             headDimension: hidden_size / num_attention_heads,
             hiddenSize: hidden_size, feedForwardSize: ffn_dim, vocabularySize: vocab_size,
@@ -115,5 +118,16 @@ private struct ConfigurationFile: Decodable {
             hasFinalLayerNorm: normalizesBefore && !(_remove_final_layer_norm ?? false),
             hasBiases: enable_bias ?? true, hasAffineLayerNorms: layer_norm_elementwise_affine ?? true,
             beginOfSequence: ends.0, endOfSequence: ends.1, padding: ends.2)
+        if let tandem_quantization {
+            switch tandem_quantization.quantization {
+            case .success(let quantization): configuration.quantization = quantization
+            case .failure(let problem): throw refuse("tandem_quantization has \(problem.sentence)")
+            }
+            if let problem = configuration.quantizationProblem {
+                throw refuse(
+                    "tandem_quantization is there, but \(problem); restore the published config.json")
+            }
+        }
+        return configuration
     }
 }

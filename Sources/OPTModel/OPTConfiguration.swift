@@ -1,4 +1,6 @@
+import CPUKernels
 import Placement
+import TensorCore
 
 /// The architecture of one OPT model, as its `config.json` says it.
 public struct OPTConfiguration: Sendable, Hashable {
@@ -29,6 +31,10 @@ public struct OPTConfiguration: Sendable, Hashable {
     public var beginOfSequence: Int32
     public var endOfSequence: Int32
     public var padding: Int32
+    /// Keys and values are kept in 4 bits, not in fp16.
+    public var hasQuantizedCache = false
+    /// How the layers' matrices are kept; nil for fp16.
+    public var quantization: Quantization?
 
     /// The row of position 0 in the position table.
     public static let positionOffset = 2
@@ -39,6 +45,12 @@ public struct OPTConfiguration: Sendable, Hashable {
     public var hasEmbeddingProjections: Bool { embeddingSize != hiddenSize }
     /// Queries are scaled by it after their bias.
     public var queryScale: Float { 1 / Float(headDimension).squareRoot() }
+
+    /// A head's key or value of one position in the cache, in bytes.
+    public var cachePositionByteCount: Int {
+        hasQuantizedCache
+            ? tandem_quantized_position_bytes(headDimension) : headDimension * MemoryLayout<UInt16>.size
+    }
 
     /// The position table in fp16, in bytes: a step looks rows up and does not read it.
     public var positionTableByteCount: Int { (maximumPositions + Self.positionOffset) * hiddenSize * 2 }
@@ -54,6 +66,8 @@ public struct OPTConfiguration: Sendable, Hashable {
         shape.hasBiases = hasBiases
         shape.hasAffineLayerNorms = hasAffineLayerNorms
         shape.hasFinalLayerNorm = hasFinalLayerNorm
+        shape.quantization = quantization
+        shape.hasQuantizedCache = hasQuantizedCache
         return shape
     }
 

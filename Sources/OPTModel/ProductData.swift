@@ -5,8 +5,9 @@ struct ProductData {
     /// [rows, xStride]; what is behind the inputs is no number.
     private(set) var x: [Float16]
     let xStride: Int
-    /// [outputs, inputs], or [inputs, outputs].
+    /// [outputs, inputs], or [inputs, outputs]; none where they are in tiles.
     let weights: [Float16]
+    let tiles: QuantizedTiles?
     let bias: [Float]?
     var activation: UInt32
     /// What the sums are added to, [rows, outputs].
@@ -17,7 +18,7 @@ struct ProductData {
 
     init(
         _ product: ProductVariant, _ random: inout RandomValues, isTransposed: Bool = false,
-        hasBias: Bool = true
+        hasBias: Bool = true, tiles: QuantizedTiles? = nil
     ) {
         rows = product.rows
         inputs = product.inputs
@@ -30,7 +31,8 @@ struct ProductData {
             for i in inputs..<xStride { x[row * xStride + i] = .nan }
         }
         self.x = x
-        weights = random.halves(inputs * outputs)
+        weights = tiles == nil ? random.halves(inputs * outputs) : []
+        self.tiles = tiles
         bias = product.hasBias && hasBias ? random.floats(outputs) : nil
     }
 
@@ -43,9 +45,11 @@ struct ProductData {
 
     /// The scalar reference's element.
     func reference(row: Int, output: Int) -> Double {
-        let sum = ScalarReference.product(
-            x, at: row * xStride, weights, at: isTransposed ? output : output * inputs,
-            stride: isTransposed ? outputs : 1, count: inputs)
+        let sum =
+            tiles?.product(x, at: row * xStride, output: output, count: inputs)
+            ?? ScalarReference.product(
+                x, at: row * xStride, weights, at: isTransposed ? output : output * inputs,
+                stride: isTransposed ? outputs : 1, count: inputs)
         return ScalarReference.activated(sum + Double(bias?[output] ?? 0), activation)
             + Double(initial?[row * outputs + output] ?? 0)
     }

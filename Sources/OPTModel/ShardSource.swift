@@ -18,6 +18,11 @@ public struct ShardSource<Whole: TensorSource>: TensorSource {
         /// A vector's elements are the columns of its one row.
         var firstColumn = 0
         var isZero = false
+        /// The whole tensor's, where it is stored so.
+        var tiles: QuantizedLayout?
+
+        /// The unit of the whole tensor with which the part begins.
+        var firstUnit: Int { tiles!.unit(from: tiles!.order == .byOutputs ? firstRow : firstColumn) }
     }
 
     /// - Throws: where the whole model's tensors are not all there, in its shapes.
@@ -26,8 +31,9 @@ public struct ShardSource<Whole: TensorSource>: TensorSource {
         var parts: [String: Part] = [:]
         let all = shard.whole.tensorSpecifications
         for (specification, own) in zip(all, shard.configuration.tensorSpecifications) {
-            try whole.require(specification.name, shape: specification.shape)
             var part = Part(specification: own)
+            let layout = shard.whole.layout(of: specification)
+            if try whole.require(specification, tiles: layout) { part.tiles = layout }
             part.isZero = !shard.isFirst && Self.isAddedOnce(own.name)
             let sizes = zip(specification.shape.dimensions, own.shape.dimensions)
             if let axis = Array(sizes).firstIndex(where: { $0 != $1 }) {
@@ -72,6 +78,23 @@ public struct ShardSource<Whole: TensorSource>: TensorSource {
         if elements.isEmpty { return }
         if part.isZero { return destination.update(repeating: 0, count: elements.count) }
         try whole.readVector(name, elements: elements.moved(by: part.firstColumn), into: destination)
+    }
+
+    public func holdsTiles(of name: String, _ layout: QuantizedLayout) throws(CheckpointError) -> Bool {
+        parts[name]?.tiles != nil
+    }
+
+    public func readTiles(
+        _ block: TileBlock, into destination: UnsafeMutableRawPointer
+    ) throws(CheckpointError) {
+        let part = parts[block.name]!
+        let inWhole = TileBlock(
+            name: block.name, layout: part.tiles!, units: block.units.moved(by: part.firstUnit))
+        precondition(
+            inWhole.bytes.count == block.bytes.count,
+            "ShardSource: \(block.bytes.count) bytes of \(block.name) are \(inWhole.bytes.count) of the whole"
+        )
+        try whole.readTiles(inWhole, into: destination)
     }
 
     private static func isAddedOnce(_ name: String) -> Bool {

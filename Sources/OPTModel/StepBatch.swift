@@ -12,12 +12,15 @@ public final class StepBatch: @unchecked Sendable {  // written between steps, r
         public var rowCount: Int
         /// The position of the segment's first token in its sequence.
         public var firstPosition: Int
-        /// Where the logits of the segment's last row go; -1 where they are not wanted.
+        /// The segment's last rows whose logits are wanted: one to go on from, all of them to score a text, or none.
+        public var logitsCount: Int
+        /// Where the logits of the first of them go; -1 where there are none.
         public var logitsRow: Int
     }
 
     public let rowCapacity: Int
     public let segmentCapacity: Int
+    public let logitsCapacity: Int
     public private(set) var rowCount = 0
     public private(set) var segmentCount = 0
     public private(set) var logitsCount = 0
@@ -28,13 +31,15 @@ public final class StepBatch: @unchecked Sendable {  // written between steps, r
     let logitsRows: UnsafeMutablePointer<Int32>
     private let choices: UnsafeMutablePointer<TokenChoice?>
 
-    public init(rowCapacity: Int, segmentCapacity: Int) {
+    /// - Parameter logitsCapacity: the most rows whose logits are wanted; nil for one of each segment.
+    public init(rowCapacity: Int, segmentCapacity: Int, logitsCapacity: Int? = nil) {
         self.rowCapacity = rowCapacity
         self.segmentCapacity = segmentCapacity
+        self.logitsCapacity = logitsCapacity ?? segmentCapacity
         tokens = .allocate(capacity: rowCapacity)
         positions = .allocate(capacity: rowCapacity)
         segments = .allocate(capacity: segmentCapacity)
-        logitsRows = .allocate(capacity: segmentCapacity)
+        logitsRows = .allocate(capacity: self.logitsCapacity)
         choices = .allocate(capacity: segmentCapacity)
         choices.initialize(repeating: nil, count: segmentCapacity)
     }
@@ -62,35 +67,37 @@ public final class StepBatch: @unchecked Sendable {  // written between steps, r
     /// Adds the tokens that follow `firstPosition` positions of `sequence`.
     ///
     /// A lane that can chooses the next token as `choice` says, instead of giving its logits.
-    /// - Returns: the row of the logits that belongs to the last token, where they are wanted.
-    @discardableResult
+    /// - Parameter logitsCount: the last of the tokens whose logits are wanted; one where there is a choice.
     public func append(
-        _ newTokens: UnsafeBufferPointer<Int32>, sequence: Int, firstPosition: Int, wantsLogits: Bool,
+        _ newTokens: UnsafeBufferPointer<Int32>, sequence: Int, firstPosition: Int, logitsCount count: Int,
         choice: TokenChoice? = nil
-    ) -> Int? {
+    ) {
         precondition(
             newTokens.count <= freeRowCount && segmentCount < segmentCapacity,
             "StepBatch: \(newTokens.count) rows into \(freeRowCount)")
+        precondition(
+            0...newTokens.count ~= count && count <= logitsCapacity - logitsCount
+                && (choice == nil || count == 1),
+            "StepBatch: logits of \(count) of \(newTokens.count) rows into \(logitsCapacity - logitsCount)")
         for (index, token) in newTokens.enumerated() {
             tokens[rowCount + index] = token
             positions[rowCount + index] = Int32(firstPosition + index)
         }
-        let logitsRow = wantsLogits ? logitsCount : -1
         segments[segmentCount] = Segment(
             sequence: sequence, firstRow: rowCount, rowCount: newTokens.count, firstPosition: firstPosition,
-            logitsRow: logitsRow)
+            logitsCount: count, logitsRow: count > 0 ? logitsCount : -1)
         choices[segmentCount] = choice
         segmentCount += 1
         rowCount += newTokens.count
-        if !wantsLogits { return nil }
-        logitsRows[logitsRow] = Int32(rowCount - 1)
-        logitsCount += 1
-        return logitsRow
+        for row in rowCount - count..<rowCount {
+            logitsRows[logitsCount] = Int32(row)
+            logitsCount += 1
+        }
     }
 }
 
 extension StepBatch {
-    /// Gives every segment that wants logits its row of them, [rows, vocabulary].
+    /// Gives every segment that wants logits its rows of them, of [logits rows, vocabulary].
     func deliver(
         _ logits: UnsafeMutablePointer<Float>, vocabularySize: Int,
         _ body: (_ segment: Segment, _ output: LaneOutput) -> Void
@@ -98,8 +105,16 @@ extension StepBatch {
         for index in 0..<segmentCount {
             let segment = segments[index]
             if segment.logitsRow < 0 { continue }
-            let row = logits + segment.logitsRow * vocabularySize
-            body(segment, .logits(UnsafeMutableBufferPointer(start: row, count: vocabularySize)))
+            body(segment, segment.output(logits, vocabularySize: vocabularySize))
         }
+    }
+}
+
+extension StepBatch.Segment {
+    /// The segment's rows of [logits rows, vocabulary].
+    func output(_ logits: UnsafeMutablePointer<Float>, vocabularySize: Int) -> LaneOutput {
+        .logits(
+            UnsafeMutableBufferPointer(
+                start: logits + logitsRow * vocabularySize, count: logitsCount * vocabularySize))
     }
 }

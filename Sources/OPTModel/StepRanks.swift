@@ -25,7 +25,7 @@ public struct StepRanks: Sendable {
     /// Whether a step of the model, divided among so many ranks, can be one kernel on each of them. The same answer on every
     /// rank with such a GPU; that each also has all of its part in GPU memory they must tell each other.
     static func takes(_ whole: OPTConfiguration, rankCount: Int, kernels: GPUKernels) -> Bool {
-        divides(whole, rankCount: rankCount)
+        whole.quantization == nil && divides(whole, rankCount: rankCount)
             && kernels.canDecodeStep(headDimension: whole.headDimension, hiddenSize: whole.hiddenSize)
     }
 

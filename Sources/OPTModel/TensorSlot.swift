@@ -11,6 +11,8 @@ struct TensorSlot: Sendable {
         case transposed
         /// An fp32 vector.
         case vector
+        /// Tiles of a matrix of this form.
+        case quantized(MatrixForm)
     }
 
     var specification: TensorSpecification
@@ -21,8 +23,17 @@ struct TensorSlot: Sendable {
     var byteOffset: Int
 
     var byteCount: Int {
-        rows.count * columns.count
-            * (layout == .vector ? MemoryLayout<Float>.size : MemoryLayout<UInt16>.size)
+        switch layout {
+        case .rows, .transposed: rows.count * columns.count * MemoryLayout<UInt16>.size
+        case .vector: columns.count * MemoryLayout<Float>.size
+        case .quantized(let form): form.byteCount(form.order == .byOutputs ? rows.count : columns.count)
+        }
+    }
+
+    /// The units of the whole matrix's tiles that the slot holds.
+    func units(of layout: QuantizedLayout) -> Range<Int> {
+        let items = layout.order == .byOutputs ? rows : columns
+        return layout.unit(from: items.lowerBound)..<layout.unit(from: items.upperBound)
     }
 }
 
@@ -41,8 +52,21 @@ struct SlotLayout: Sendable {
     }
 
     /// Reserves room for `columns` of a stored [R, C] matrix, turned over to [columns, R].
-    mutating func transposedMatrix(_ specification: TensorSpecification, columns: Range<Int>) -> Int {
+    private mutating func transposedMatrix(_ specification: TensorSpecification, columns: Range<Int>) -> Int {
         add(specification, .transposed, rows: 0..<specification.shape.dimensions[0], columns: columns)
+    }
+
+    /// Reserves room for rows, or columns, of a stored [R, C] matrix of a layer in its form, and returns its offset in bytes.
+    mutating func matrix(_ specification: TensorSpecification, _ form: MatrixForm, _ range: Range<Int>) -> Int
+    {
+        if form.quantization == nil {
+            return form.order == .byOutputs
+                ? matrix(specification, rows: range) : transposedMatrix(specification, columns: range)
+        }
+        let shape = specification.shape.dimensions
+        return form.order == .byOutputs
+            ? add(specification, .quantized(form), rows: range, columns: 0..<shape[1])
+            : add(specification, .quantized(form), rows: 0..<shape[0], columns: range)
     }
 
     /// Reserves room for a vector in fp32; nil where the model has none.

@@ -1,7 +1,10 @@
+import TensorCore
+
 /// The sizes of a model, or of one rank's shard of it, that placing needs.
 ///
 /// A head is its rows of the query, key and value projections and its columns of the output projection; a neuron is its
-/// row of fc1 and its column of fc2. Weights count `bytesPerWeight` each; biases and norms are kept in fp32.
+/// row of fc1 and its column of fc2. Weights count `bytesPerWeight` each, those of layers less where they are quantized; biases
+/// and norms are kept in fp32.
 public struct ModelShape: Sendable, Hashable {
     public var layerCount: Int
     public var headCount: Int
@@ -16,6 +19,10 @@ public struct ModelShape: Sendable, Hashable {
     /// The rows of the position table.
     public var positionRowCount = 2050
     public var bytesPerWeight = 2
+    /// How the layers' matrices are kept; nil for `bytesPerWeight`.
+    public var quantization: Quantization?
+    /// Keys and values are kept in 4 bits, not in fp16.
+    public var hasQuantizedCache = false
     public var hasBiases = true
     public var hasAffineLayerNorms = true
     public var hasFinalLayerNorm = true
@@ -44,9 +51,22 @@ extension ModelShape {
     static let bytesPerVectorElement = 4
 
     /// The weights of one head of one layer, in bytes.
-    public var bytesPerHead: Int { 4 * headDimension * hiddenSize * bytesPerWeight }
+    public var bytesPerHead: Int {
+        guard let quantization else { return 4 * headDimension * hiddenSize * bytesPerWeight }
+        // The output projection's groups do not cross a head.
+        let period =
+            headDimension.isMultiple(of: Quantization.groupSize) ? Quantization.groupSize : headDimension
+        return quantization.byteCount(outputs: 3 * headDimension, inputs: hiddenSize)
+            + quantization.byteCount(outputs: hiddenSize, inputs: headDimension, period: period)
+    }
     /// The weights of one neuron of one layer, in bytes.
-    public var bytesPerNeuron: Int { 2 * hiddenSize * bytesPerWeight }
+    public var bytesPerNeuron: Int {
+        guard let quantization else { return 2 * hiddenSize * bytesPerWeight }
+        let group = Quantization.groupSize
+        return
+            (quantization.byteCount(outputs: group, inputs: hiddenSize)
+            + quantization.byteCount(outputs: hiddenSize, inputs: group)) / group
+    }
     /// One row of the token table, in bytes.
     public var bytesPerTokenRow: Int { embeddingSize * bytesPerWeight }
     /// One row of the position table, in bytes.
@@ -66,5 +86,12 @@ extension ModelShape {
     }
 
     /// The keys and values of one head at one position, all layers, in bytes.
-    public var cacheBytesPerHead: Int { 2 * layerCount * headDimension * Self.bytesPerCacheElement }
+    public var cacheBytesPerHead: Int { 2 * layerCount * cachePositionByteCount }
+
+    /// The same of one layer's keys alone: with 4 bits the codes, and scale and minimum of each group.
+    private var cachePositionByteCount: Int {
+        guard hasQuantizedCache else { return headDimension * Self.bytesPerCacheElement }
+        let groups = (headDimension + Quantization.groupSize - 1) / Quantization.groupSize
+        return headDimension / 2 + 4 * groups
+    }
 }

@@ -46,6 +46,8 @@ struct PlacementArguments: ParsableArguments {
             valueName: "percent"))
     var cachePercent: [Double] = []
 
+    @OptionGroup var compression: CompressionArguments
+
     @Option(
         defaultAsFlag: .on, parsing: .next, help: "Pin the weights in CPU memory, for fast copies (true).")
     var pinWeight: Switch?
@@ -168,7 +170,7 @@ struct PlacementArguments: ParsableArguments {
             ControlLink.Agreement("--per-layer-weight-percent", text(perLayerWeightPercent)),
             ControlLink.Agreement("--per-layer-computation-percent", text(perLayerComputationPercent)),
             ControlLink.Agreement("--cache-percent", text(cachePercent)),
-        ]
+        ] + compression.agreement
     }
 
     /// `options` with the placement that was asked for.
@@ -177,6 +179,8 @@ struct PlacementArguments: ParsableArguments {
         options.placement = try request
         if let placement { options.placesFor = placement == .auto ? .latency : .streaming }
         options.cacheShares = try cacheShares
+        options.quantization = try compression.quantization
+        options.compressesCache = try compression.compressesCache
         options.pinsWeights = try pinsWeights
         options.overlaps = try overlaps
         options.stagingSlotCount = stagingSlots

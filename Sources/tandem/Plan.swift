@@ -31,6 +31,8 @@ struct Plan: AsyncParsableCommand {
         help: ArgumentHelp("Prompts at the same time.", valueName: "count"))
     var batchSize = 1
 
+    @OptionGroup var compression: CompressionArguments
+
     @Option(
         help: ArgumentHelp("The most GPU memory that may be used, such as 24GiB.", valueName: "size"))
     var gpuMemory: MemorySize?
@@ -61,7 +63,8 @@ struct Plan: AsyncParsableCommand {
         let reference = try ModelReference(
             model: model, path: ModelReference.randomWeightsPath,
             downloadFolders: ModelArguments.downloadFolders)
-        let configuration = try reference.configuration
+        let configuration = try reference.configuration.quantized(
+            compression.quantization, cache: compression.compressesCache)
         let planner = try await request.planner(for: configuration)
         writeToStandardOutput(
             PlanReport(

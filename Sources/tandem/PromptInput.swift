@@ -1,6 +1,5 @@
 import ArgumentParser
 import Engine
-import FoundationEssentials
 import Glibc
 
 /// Where prompts come from: the command line, a file with one on each line, or standard input.
@@ -29,7 +28,7 @@ struct PromptInput: ParsableArguments {
     func read() throws -> [String] {
         if !prompt.isEmpty { return prompt }
         guard let promptFile else {
-            var text = try Self.text(of: Self.standardInput(), name: "standard input")
+            var text = try TextFile.text(of: Self.standardInput(), name: "standard input")
             if text.hasSuffix("\n") { text.removeLast() }
             return [text]
         }
@@ -37,13 +36,9 @@ struct PromptInput: ParsableArguments {
         if promptFile == "-" {
             bytes = Self.standardInput()
         } else {
-            guard let data = try? Data(contentsOf: URL(filePath: promptFile)) else {
-                throw EngineError(
-                    .invalidOption, "cannot read the prompts' file \(promptFile): give a text file")
-            }
-            bytes = Array(data)
+            bytes = try TextFile.bytes(promptFile, what: "the prompts' file")
         }
-        let text = try Self.text(of: bytes, name: promptFile == "-" ? "standard input" : promptFile)
+        let text = try TextFile.text(of: bytes, name: promptFile == "-" ? "standard input" : promptFile)
         let lines = text.split(separator: "\n", omittingEmptySubsequences: true).map(String.init)
         if lines.isEmpty {
             throw EngineError(.emptyPrompt, "\(promptFile) holds no prompt; write one on each line")
@@ -60,17 +55,5 @@ struct PromptInput: ParsableArguments {
             if count <= 0 { return bytes }
             bytes += chunk[..<count]
         }
-    }
-
-    private static func text(of bytes: [UInt8], name: String) throws -> String {
-        if let text = String(validating: bytes, as: UTF8.self) { return text }
-        var iterator = bytes.makeIterator()
-        var decoder = UTF8()
-        var offset = 0
-        while case .scalarValue(let scalar) = decoder.decode(&iterator) { offset += UTF8.width(scalar) }
-        throw EngineError(
-            .invalidOption,
-            "\(name) is not UTF-8: byte \(offset) begins no valid character; convert the text, for example with "
-                + "iconv -t utf-8")
     }
 }

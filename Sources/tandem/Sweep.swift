@@ -45,7 +45,9 @@ struct Sweep {
         request.threadCount = modelArguments.threads
         request.measuresMachine = !workload.rememberedLimits
         let reference = try modelArguments.reference(model, defaultPath: ModelReference.randomWeightsPath)
-        let planner = try await request.planner(for: reference.configuration)
+        let planner = try await request.planner(
+            for: reference.configuration.quantized(
+                placement.compression.quantization, cache: placement.compression.compressesCache))
         let percents = (0..<pointCount).map { 100 * Double($0) / Double(pointCount - 1) }
         var report = SweepReport(
             model: try reference.configuration.name, workload: workload, gpuMemory: placement.gpuMemory,

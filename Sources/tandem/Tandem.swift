@@ -12,8 +12,8 @@ struct Tandem: AsyncParsableCommand {
             """,
         version: "0.1.0",
         subcommands: [
-            Generate.self, Bench.self, LowLatency.self, DistributedLowLatency.self, Balanced.self, Plan.self,
-            Doctor.self,
+            Generate.self, Bench.self, LowLatency.self, DistributedLowLatency.self, Balanced.self,
+            Convert.self, Plan.self, PerplexityCommand.self, Doctor.self,
         ])
 
     static func main() async {

@@ -48,7 +48,7 @@ struct AttentionShape: CustomTestStringConvertible, Sendable {
             queries: queryBuffer.pointer, query_stride: width + 5, keys: keyBuffer.pointer,
             values: valueBuffer.pointer, out: out.pointer, out_stride: width + 2,
             query_count: shape.queries, head_dim: width, first_position: shape.firstPosition,
-            scratch: scratch.pointer)
+            scratch: scratch.pointer, cache_bits: 16)
         kernels.attention(&arguments)
 
         let reference = attentionReference(shape, queries: queries, keys: keys, values: values)
@@ -69,7 +69,7 @@ struct AttentionShape: CustomTestStringConvertible, Sendable {
             var arguments = tandem_attention(
                 queries: queries.pointer, query_stride: 8, keys: keys.pointer, values: values.pointer,
                 out: out.pointer, out_stride: 8, query_count: queryCount, head_dim: 8, first_position: 0,
-                scratch: scratch.pointer)
+                scratch: scratch.pointer, cache_bits: 16)
             kernels.attention(&arguments)
             #expect(out.elements.allSatisfy { abs($0) < 1e-30 })
         }

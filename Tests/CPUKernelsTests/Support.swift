@@ -6,7 +6,7 @@ struct KernelSet: CustomTestStringConvertible, Sendable {
     nonisolated(unsafe) let kernels: UnsafePointer<tandem_cpu_kernels>
     var testDescription: String { String(cString: kernels.pointee.name) }
 
-    static let all = [TANDEM_PORTABLE, TANDEM_AVX2, TANDEM_AVX512].compactMap { set in
+    static let all = [TANDEM_PORTABLE, TANDEM_AVX2, TANDEM_AVX512, TANDEM_AVX512_VNNI].compactMap { set in
         tandem_cpu_kernels_for(set).map { KernelSet(kernels: $0) }
     }
 }

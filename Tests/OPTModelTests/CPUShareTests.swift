@@ -254,7 +254,7 @@ extension EmulatedGPUTests {
                         for sequence in 0..<2 {
                             batch.append(
                                 UnsafeBufferPointer(start: $0, count: 1), sequence: sequence,
-                                firstPosition: number, wantsLogits: true)
+                                firstPosition: number, logitsCount: 1)
                         }
                     }
                     share.begin(batch, cache: cache, step: UInt32(number), timeline: nil)

@@ -113,7 +113,8 @@ extension EmulatedGPU {
                 var arguments = tandem_attention(
                     queries: scaled.baseAddress, query_stride: dimension, keys: line(0), values: line(1),
                     out: result.baseAddress, out_stride: dimension, query_count: 1, head_dim: dimension,
-                    first_position: positions - 1, scratch: scratch.assumingMemoryBound(to: Float.self))
+                    first_position: positions - 1, scratch: scratch.assumingMemoryBound(to: Float.self),
+                    cache_bits: 16)
                 cpu.attention(&arguments)
             }
         }

@@ -64,37 +64,16 @@ extension EmulatedGPU {
     static func linear(_ a: tandem_gpu_linear) {
         let (rows, inputs) = (Int(a.rows), Int(a.inputs))
         let outputs = limited(a.limit, a.outputs)
-        var x: [Float]
-        if a.residual != 0 {
-            x = []
-            for row in 0..<rows {
-                let values = normalized(
-                    pointer(a.residual, to: Float.self) + row * inputs, inputs, weight: a.norm_weight,
-                    bias: a.norm_bias, epsilon: a.epsilon)
-                x += values.map { Float(Float16($0)) }
-            }
-        } else {
-            x = floats(a.x, rows: rows, stride: Int(a.x_stride), columns: inputs)
-        }
+        let x =
+            a.residual != 0
+            ? normalizedRows(
+                a.residual, rows: rows, inputs: inputs, weight: a.norm_weight, bias: a.norm_bias,
+                epsilon: a.epsilon)
+            : floats(a.x, rows: rows, stride: Int(a.x_stride), columns: inputs)
         let y = products(x, a.weights, rows: rows, inputs: inputs, outputs: outputs, isTransposed: false)
-        let stride = Int(a.y_stride)
-        for row in 0..<rows {
-            for output in 0..<outputs {
-                let value = activated(y[row * outputs + output], a.bias, output, a.activation)
-                if a.y_is_float != 0 {
-                    pointer(a.y, to: Float.self)[row * stride + output] = value
-                } else {
-                    pointer(a.y, to: Float16.self)[row * stride + output] = Float16(value)
-                }
-            }
-        }
-        if outputs == 0 { return }
-        let count = (rows - 1) * stride + outputs
-        if a.y_is_float != 0 {
-            spoil(pointer(a.y, to: Float.self), count: count)
-        } else {
-            spoil(pointer(a.y, to: Float16.self), count: count)
-        }
+        store(
+            y, a.bias, a.y, activation: a.activation, isFloat: a.y_is_float != 0, stride: Int(a.y_stride),
+            rows: rows, outputs: outputs)
     }
 
     static func linearTransposed(_ a: tandem_gpu_linear_transposed) {
@@ -114,18 +93,48 @@ extension EmulatedGPU {
             accumulate(y, a.bias, a.residual, rows: rows, outputs: outputs)
             return
         }
-        let stride = Int(a.y_stride)
-        let result = pointer(a.y, to: Float16.self)
-        for row in 0..<rows {
-            for output in 0..<outputs {
-                result[row * stride + output] = Float16(
-                    activated(y[row * outputs + output], a.bias, output, a.activation))
-            }
-        }
-        spoil(result, count: (rows - 1) * stride + outputs)
+        store(
+            y, a.bias, a.y, activation: a.activation, isFloat: false, stride: Int(a.y_stride), rows: rows,
+            outputs: outputs)
     }
 
-    private static func floats(_ address: UInt64, rows: Int, stride: Int, columns: Int) -> [Float] {
+    /// The layer norm of rows of the residual stream, as the GPU rounds it.
+    static func normalizedRows(
+        _ residual: UInt64, rows: Int, inputs: Int, weight: UInt64, bias: UInt64, epsilon: Float
+    ) -> [Float] {
+        (0..<rows).flatMap { row in
+            normalized(
+                pointer(residual, to: Float.self) + row * inputs, inputs, weight: weight, bias: bias,
+                epsilon: epsilon
+            ).map { Float(Float16($0)) }
+        }
+    }
+
+    /// Bias, activation, rounding: sums [rows, outputs] to a result [rows, stride].
+    static func store(
+        _ sums: [Float], _ bias: UInt64, _ y: UInt64, activation: UInt32, isFloat: Bool, stride: Int,
+        rows: Int, outputs: Int
+    ) {
+        for row in 0..<rows {
+            for output in 0..<outputs {
+                let value = activated(sums[row * outputs + output], bias, output, activation)
+                if isFloat {
+                    pointer(y, to: Float.self)[row * stride + output] = value
+                } else {
+                    pointer(y, to: Float16.self)[row * stride + output] = Float16(value)
+                }
+            }
+        }
+        if outputs == 0 { return }
+        let count = (rows - 1) * stride + outputs
+        if isFloat {
+            spoil(pointer(y, to: Float.self), count: count)
+        } else {
+            spoil(pointer(y, to: Float16.self), count: count)
+        }
+    }
+
+    static func floats(_ address: UInt64, rows: Int, stride: Int, columns: Int) -> [Float] {
         var result = [Float](repeating: 0, count: rows * columns)
         result.withUnsafeMutableBufferPointer { result in
             for row in 0..<rows {
@@ -172,7 +181,7 @@ extension EmulatedGPU {
         return Float(ScalarReference.activated(Double(sum), activation))
     }
 
-    private static func accumulate(
+    static func accumulate(
         _ y: [Float], _ bias: UInt64, _ residual: UInt64, rows: Int, outputs: Int
     ) {
         let result = pointer(residual, to: Float.self)

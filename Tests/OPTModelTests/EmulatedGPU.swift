@@ -213,6 +213,10 @@ enum EmulatedGPU {
             embed(arguments.load(as: tandem_gpu_embed.self), rowCount: blocks)
         } else if name == "layer_norm" {
             layerNorm(arguments.load(as: tandem_gpu_layer_norm.self), rowCount: blocks)
+        } else if name.hasPrefix("linear_quantized") {
+            linearQuantized(arguments.load(as: tandem_gpu_linear_quantized.self))
+        } else if name.hasPrefix("gemm_quantized") {
+            gemmQuantized(arguments.load(as: tandem_gpu_gemm_quantized.self))
         } else if name.hasPrefix("linear_transposed") {
             linearTransposed(arguments.load(as: tandem_gpu_linear_transposed.self))
         } else if name.hasPrefix("linear") {

@@ -45,6 +45,7 @@ import Testing
 
 /// The fastest kernels of this processor.
 var fastestKernels: UnsafePointer<tandem_cpu_kernels>? {
-    tandem_cpu_kernels_for(TANDEM_AVX512) ?? tandem_cpu_kernels_for(TANDEM_AVX2)
+    tandem_cpu_kernels_for(TANDEM_AVX512_VNNI) ?? tandem_cpu_kernels_for(TANDEM_AVX512)
+        ?? tandem_cpu_kernels_for(TANDEM_AVX2)
         ?? tandem_cpu_kernels_for(TANDEM_PORTABLE)
 }

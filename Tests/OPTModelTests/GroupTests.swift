@@ -76,7 +76,7 @@ import Testing
     @Test func `caches of the other processes go with those of rank 0`() throws {
         final class Recorder: CommandChannel, @unchecked Sendable {
             var commands: [GroupCommand] = []
-            let batch = StepBatch(rowCapacity: 8, segmentCapacity: 4)
+            let batch = StepBatch(rowCapacity: 8, segmentCapacity: 4, logitsCapacity: 8)
             func send(_ command: UnsafeRawBufferPointer) throws(CollectiveError) {
                 commands.append(GroupCommand(command, batch: batch)!)
             }
@@ -90,7 +90,10 @@ import Testing
             }
             let rowCapacity = 8
             let segmentCapacity = 4
-            func makeCache(capacities: [Int]) throws(ModelError) -> any LaneCache { Cache(capacities) }
+            let logitsCapacity = 8
+            func makeCache(capacities: [Int], logitsCount: Int) throws(ModelError) -> any LaneCache {
+                Cache(capacities)
+            }
             func compute(
                 _ batch: StepBatch, cache: any LaneCache, _ body: (StepBatch.Segment, LaneOutput) -> Void
             ) throws(ModelError) {}
@@ -100,26 +103,27 @@ import Testing
         var first: (any LaneCache)? = try lane.makeCache(capacities: [5, 70_000])
         #expect(first?.capacities == [5, 70_000])
         first = nil
-        let second = try lane.makeCache(capacities: [9])
-        let batch = StepBatch(rowCapacity: 8, segmentCapacity: 4)
+        let second = try lane.makeCache(capacities: [9], logitsCount: 3)
+        let batch = StepBatch(rowCapacity: 8, segmentCapacity: 4, logitsCapacity: 8)
         let tokens: [Int32] = [3, 50_271, 7]
         for (sequence, range) in [(1, 0..<2), (0, 2..<3)] {
             tokens[range].withUnsafeBufferPointer {
-                _ = batch.append(
-                    $0, sequence: sequence, firstPosition: 40 * sequence, wantsLogits: sequence == 0)
+                batch.append(
+                    $0, sequence: sequence, firstPosition: 40 * sequence, logitsCount: sequence == 0 ? 1 : 2)
             }
         }
         try lane.compute(batch, cache: second) { _, _ in }
-        guard recorder.commands.count == 4, case .makeCache(let made, [5, 70_000]) = recorder.commands[0],
+        guard recorder.commands.count == 4, case .makeCache(let made, [5, 70_000], 0) = recorder.commands[0],
             case .releaseCache(made) = recorder.commands[1],
-            case .makeCache(let other, [9]) = recorder.commands[2],
+            case .makeCache(let other, [9], 3) = recorder.commands[2],
             case .compute(other) = recorder.commands[3]
         else {
             Issue.record("\(recorder.commands)")
             return
         }
         let read = recorder.batch
-        #expect(read.segmentCount == 2 && read.rowCount == 3 && read.logitsCount == 1)
+        #expect(read.segmentCount == 2 && read.rowCount == 3 && read.logitsCount == 3)
+        #expect((0..<3).map { read.logitsRows[$0] } == [0, 1, 2])
         #expect((0..<3).map { read.tokens[$0] } == tokens)
         #expect((0..<3).map { read.positions[$0] } == [40, 41, 0])
         #expect((0..<2).map { read.segments[$0].sequence } == [1, 0])
@@ -131,6 +135,8 @@ import Testing
                 GroupCommand(UnsafeRawBufferPointer(rebasing: writer.bytes[..<count]), batch: read) == nil)
         }
         #expect(GroupCommand(writer.bytes, batch: StepBatch(rowCapacity: 2, segmentCapacity: 4)) == nil)
+        let fewLogits = StepBatch(rowCapacity: 8, segmentCapacity: 4, logitsCapacity: 2)
+        #expect(GroupCommand(writer.bytes, batch: fewLogits) == nil)
     }
 }
 
@@ -170,7 +176,7 @@ func inThreadGroup(
 }
 
 /// The same with a golden case's model on CPU lanes.
-private func inThreadGroup(
+func inThreadGroup(
     of size: Int, _ golden: GoldenCase, workerCount: Int = 1, failingMeeting: Int? = nil,
     _ body: (LoadedModel, ThreadGroup) throws -> Void
 ) throws -> [String?] {
@@ -240,6 +246,7 @@ extension EmulatedGPUTests {
                 for (tokens, prompt) in zip(batch.tokens, golden.prompts) {
                     #expect(tokens == Array(prompt.tokens.prefix(6)))
                 }
+                if !oneShot { try golden.expect(try model.logits(of: golden.text, rowCount: 40)) }
                 // All of them are small.
                 #expect((group.reduceCount == 0) == oneShot)
             }

@@ -24,20 +24,23 @@ struct LoadedModel {
         var lastLogits: [[Float]]
     }
 
-    init(_ folder: FilePath, kernels: UnsafePointer<tandem_cpu_kernels>, workerCount: Int) throws {
+    init(
+        _ folder: FilePath, kernels: UnsafePointer<tandem_cpu_kernels>, workerCount: Int,
+        rowCapacity: Int = CPULane.mostRows
+    ) throws {
         let configuration = try OPTConfiguration(folder: folder)
         try self.init(
             configuration, source: try CheckpointFiles(folder: folder), kernels: kernels,
-            workerCount: workerCount)
+            workerCount: workerCount, rowCapacity: rowCapacity)
     }
 
     init(
         _ configuration: OPTConfiguration, source: some TensorSource,
-        kernels: UnsafePointer<tandem_cpu_kernels>, workerCount: Int
+        kernels: UnsafePointer<tandem_cpu_kernels>, workerCount: Int, rowCapacity: Int = CPULane.mostRows
     ) throws {
         pool = WorkerPool(workerCount: workerCount)
         let weights = try OPTWeights(configuration, from: source, pool: pool, kernels: kernels) { _, _ in }
-        decoder = Decoder(try CPULane(weights, pool: pool, kernels: kernels))
+        decoder = Decoder(try CPULane(weights, pool: pool, kernels: kernels, rowCapacity: rowCapacity))
         self.configuration = configuration
     }
 
@@ -45,14 +48,22 @@ struct LoadedModel {
     init(
         _ folder: FilePath, group: any Communicator, channel: any CommandChannel, workerCount: Int
     ) throws {
-        configuration = try OPTConfiguration(folder: folder)
+        try self.init(
+            OPTConfiguration(folder: folder), source: CheckpointFiles(folder: folder), group: group,
+            channel: channel, workerCount: workerCount)
+    }
+
+    init(
+        _ configuration: OPTConfiguration, source: some TensorSource, group: any Communicator,
+        channel: any CommandChannel, workerCount: Int
+    ) throws {
+        self.configuration = configuration
         pool = WorkerPool(workerCount: workerCount)
         let kernels = fastestKernels!
         let part = GroupPart(configuration, group)
         let weights = try OPTWeights(
             part.shard.configuration,
-            from: try ShardSource(try CheckpointFiles(folder: folder), part.shard), pool: pool,
-            kernels: kernels
+            from: try ShardSource(source, part.shard), pool: pool, kernels: kernels
         ) { _, _ in }
         let lane = try CPULane(weights, group: part, pool: pool, kernels: kernels)
         decoder = group.place.rank == 0 ? Decoder(ConductingLane(lane, channel: channel)) : Decoder(lane)

@@ -2,7 +2,7 @@ import Foundation
 import SystemPackage
 
 /// A folder that goes with the test.
-final class TemporaryFolder {
+final class TemporaryFolder: Sendable {
     let path: FilePath
 
     init() throws {

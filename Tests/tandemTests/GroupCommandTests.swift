@@ -93,6 +93,15 @@ import Testing
         #expect(try #require(report.allReduceMillisecondsPerStep) > 0)
     }
 
+    @Test func `ranks find the perplexity that one process finds`() throws {
+        let arguments =
+            PerplexityCommandTests.arguments + ["--max-tokens", "1200", "--window", "900", "--json"]
+        let alone = try PerplexityCommandTests.Report(try Program.run(arguments))
+        let together = try PerplexityCommandTests.Report(try RankedRun(3, arguments + ["--use-mpi"]).wait())
+        #expect(together.ranks.count == 3 && together.scoredTokens == 1200)
+        #expect(abs(together.perplexity / alone.perplexity - 1) < 1e-3)
+    }
+
     @Test func `help is printed once`() throws {
         let result = try RankedRun(2, ["generate", "--help"]).wait()
         #expect(result.status == 0)

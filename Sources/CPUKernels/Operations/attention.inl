@@ -74,11 +74,26 @@ INLINE void scale_row(float *row, float scale, size_t count) {
   for (; i < count; i++) row[i] *= scale;
 }
 
+// Elements of a cache in 4 bits that are expanded at once: they stay in the L1 cache.
+#define ATTENTION_EXPANDED 8192
+
+// How many of some positions are taken at once, and these in fp16, in `expanded` where the cache is not.
+INLINE size_t attention_positions(const tandem_attention *a, size_t positions) {
+  return a->cache_bits == 4 ? smaller(positions, larger(1, ATTENTION_EXPANDED / a->head_dim)) : positions;
+}
+INLINE const tandem_half *attention_cache(const tandem_attention *a, const void *cache, size_t position,
+                                          size_t positions, tandem_half *expanded) {
+  if (a->cache_bits != 4) return (const tandem_half *)cache + position * a->head_dim;
+  dequantize_positions((const uint8_t *)cache + position * tandem_quantized_position_bytes(a->head_dim),
+                       positions, a->head_dim, expanded);
+  return expanded;
+}
+
 // scores[q, p] = queries[q, :] . keys[p, :]
-static void attention_scores(const tandem_attention *a, size_t query, size_t queries, size_t position,
-                             size_t positions, float *scores, size_t stride, float *scratch) {
+static void attention_scores_of(const tandem_attention *a, size_t query, size_t queries,
+                                const tandem_half *keys, size_t positions, float *scores, size_t stride,
+                                float *scratch) {
   const float *x = a->queries + query * a->query_stride;
-  const tandem_half *keys = a->keys + position * a->head_dim;
   if (queries <= ATTENTION_FEW_QUERIES) {
     tandem_linear product = {.x = x,
                              .x_stride = a->query_stride,
@@ -103,11 +118,22 @@ static void attention_scores(const tandem_attention *a, size_t query, size_t que
   }
 }
 
+static void attention_scores(const tandem_attention *a, size_t query, size_t queries, size_t position,
+                             size_t positions, float *scores, size_t stride, float *scratch) {
+  _Alignas(CACHE_LINE) tandem_half expanded[ATTENTION_EXPANDED];
+  const size_t most = attention_positions(a, positions);
+  for (size_t p = 0; p < positions; p += most) {
+    const size_t count = smaller(most, positions - p);
+    const tandem_half *keys = attention_cache(a, a->keys, position + p, count, expanded);
+    attention_scores_of(a, query, queries, keys, count, scores + p, stride, scratch);
+  }
+}
+
 // out[q, :] (+)= sum over p of scores[q, p] * values[p, :]
-static void attention_values(const tandem_attention *a, size_t query, size_t queries, size_t position,
-                             size_t positions, const float *scores, size_t stride, float *scratch) {
+static void attention_values_of(const tandem_attention *a, size_t query, size_t queries,
+                                const tandem_half *values, size_t positions, int accumulate,
+                                const float *scores, size_t stride, float *scratch) {
   float *y = a->out + query * a->out_stride;
-  const tandem_half *values = a->values + position * a->head_dim;
   if (queries <= ATTENTION_FEW_QUERIES) {
     tandem_linear_transposed product = {.x = scores,
                                         .x_stride = stride,
@@ -117,7 +143,7 @@ static void attention_values(const tandem_attention *a, size_t query, size_t que
                                         .rows = queries,
                                         .inputs = positions,
                                         .outputs = a->head_dim,
-                                        .accumulate = position != 0};
+                                        .accumulate = accumulate};
     linear_transposed(&product);
   } else {
     tandem_gemm product = {.weights = values,
@@ -130,7 +156,18 @@ static void attention_values(const tandem_attention *a, size_t query, size_t que
                            .outputs = a->head_dim,
                            .scratch = scratch};
     gemm_rows from = {scores, GEMM_ROWS * stride, stride, 1};
-    gemm_from(from, &product, position != 0);
+    gemm_from(from, &product, accumulate);
+  }
+}
+
+static void attention_values(const tandem_attention *a, size_t query, size_t queries, size_t position,
+                             size_t positions, const float *scores, size_t stride, float *scratch) {
+  _Alignas(CACHE_LINE) tandem_half expanded[ATTENTION_EXPANDED];
+  const size_t most = attention_positions(a, positions);
+  for (size_t p = 0; p < positions; p += most) {
+    const size_t count = smaller(most, positions - p);
+    const tandem_half *values = attention_cache(a, a->values, position + p, count, expanded);
+    attention_values_of(a, query, queries, values, count, position + p != 0, scores + p, stride, scratch);
   }
 }
 

@@ -2,14 +2,16 @@
 
 // clang-format off: attention is built from the products above it
 #include "activation.inl"
+#include "convert.inl"
 #include "linear.inl"
 #include "linear_transposed.inl"
 #include "gemm.inl"
+#include "quantized_cache.inl"
 #include "attention.inl"
 #include "layer_norm.inl"
 #include "join.inl"
 #include "embed.inl"
-#include "convert.inl"
+#include "quantized.inl"
 #include "measure.inl"
 // clang-format on
 
@@ -32,6 +34,11 @@
       .float_from_half = float_from_half,                 \
       .half_from_float = half_from_float,                 \
       .convert = convert,                                 \
+      .quantize_tile = quantize_tile,                     \
+      .quantize_rows = quantize_rows,                     \
+      .quantize_position = quantize_position,             \
+      .linear_quantized = linear_quantized,               \
+      .gemm_quantized = gemm_quantized,                   \
       .read_all = read_all,                               \
       .read_in_order = read_in_order,                     \
       .multiply_add_peak = multiply_add_peak,             \

@@ -15,8 +15,9 @@ typedef uint16_t tandem_half;
 
 typedef enum {
   TANDEM_PORTABLE = 0,
-  TANDEM_AVX2 = 1,    // AVX2, FMA and F16C
-  TANDEM_AVX512 = 2,  // AVX-512 F, BW, VL, DQ
+  TANDEM_AVX2 = 1,         // AVX2, FMA and F16C
+  TANDEM_AVX512 = 2,       // AVX-512 F, BW, VL, DQ
+  TANDEM_AVX512_VNNI = 3,  // and VNNI, products of bytes
 } tandem_instruction_set;
 
 typedef enum {
@@ -30,6 +31,11 @@ typedef enum {
   TANDEM_BFLOAT16 = 1,
   TANDEM_FLOAT32 = 2,
 } tandem_scalar_type;
+
+/// Outputs of a tile of quantized weights, and the most inputs of a group; docs/quantization.md has the
+/// layout.
+#define TANDEM_TILE_OUTPUTS 16
+#define TANDEM_GROUP_INPUTS 64
 
 /// y[r, o] = activation(bias[o] + sum over i of x[r, i] * weights[o, i])
 ///
@@ -84,13 +90,20 @@ typedef struct {
 typedef struct {
   const float *queries;  // [query_count, head_dim]
   size_t query_stride;
-  const tandem_half *keys;    // [first_position + query_count, head_dim], contiguous
-  const tandem_half *values;  // the same shape
-  float *out;                 // [query_count, head_dim]
+  const void *keys;    // [first_position + query_count, head_dim], contiguous, of `cache_bits`
+  const void *values;  // the same shape
+  float *out;          // [query_count, head_dim]
   size_t out_stride;
   size_t query_count, head_dim, first_position;
-  float *scratch;  // attention_scratch_count(first_position + query_count) floats, 64-byte aligned
+  float *scratch;      // attention_scratch_count(first_position + query_count) floats, 64-byte aligned
+  int32_t cache_bits;  // 16 (or 0): fp16; 4: positions that `quantize_position` made
 } tandem_attention;
+
+/// The bytes of a head's key or value of one position in 4 bits: docs/quantization.md has the layout.
+/// `head_dim` is a multiple of 16.
+static inline size_t tandem_quantized_position_bytes(size_t head_dim) {
+  return head_dim / 2 + 4 * ((head_dim + TANDEM_GROUP_INPUTS - 1) / TANDEM_GROUP_INPUTS);
+}
 
 /// y[r, :] = (x[r, :] - mean) / sqrt(variance + epsilon) * weight + bias; y may be x.
 typedef struct {
@@ -128,6 +141,60 @@ typedef struct {
   int32_t transposed;
 } tandem_convert;
 
+/// Makes the tile of 16 outputs x one group from fp16 weights.
+typedef struct {
+  const tandem_half *weights;  // [16, inputs]
+  size_t stride;
+  size_t inputs;  // of the group: 16, 32, 48 or 64
+  int32_t bits;   // 4 or 8
+  void *tile;
+} tandem_quantize_tile;
+
+/// What a row's activations take for each group, ready for products with quantized weights.
+#define TANDEM_QUANTIZED_GROUP_BYTES 136
+
+/// Makes a few rows ready for products with quantized weights: rounds each group to 15 bits.
+typedef struct {
+  const float *x;  // [rows, inputs]
+  size_t x_stride;
+  size_t rows, inputs;
+  size_t period;  // inputs after which a group ends in any case
+  void *groups;   // [groups, rows] of TANDEM_QUANTIZED_GROUP_BYTES, 8-byte aligned
+} tandem_quantize_rows;
+
+/// y[r, o] = activation(bias[o] + sum over i of x[r, i] * W[o, i]) for weights that are kept by outputs; for
+/// those kept by inputs y[r, o] = that sum alone, added to what y holds where `accumulate` is set. For few
+/// rows (1 ... 32).
+typedef struct {
+  const void *x;        // of quantize_rows
+  const void *weights;  // tiles, 64-byte aligned
+  int32_t bits;
+  int32_t by_inputs;
+  size_t period;
+  const float *bias;  // [outputs] or NULL; by outputs
+  float *y;           // [rows, outputs]
+  size_t y_stride;
+  size_t rows, inputs, outputs;
+  tandem_activation activation;  // by outputs
+  int32_t accumulate;            // by inputs
+} tandem_linear_quantized;
+
+/// The same for many rows (prefill), without adding to y. Both orders take a bias.
+typedef struct {
+  const float *packed_x;
+  const void *weights;  // the whole matrix's tiles
+  int32_t bits;
+  int32_t by_inputs;
+  size_t period;
+  size_t matrix_outputs, first_output;  // of the matrix, and the first of those that are wanted
+  const float *bias;                    // of the first wanted one, or NULL
+  float *y;                             // [rows, outputs]
+  size_t y_stride;
+  size_t rows, inputs, outputs;
+  tandem_activation activation;
+  float *scratch;  // `gemm_scratch_count` floats, 64-byte aligned, the thread's own
+} tandem_gemm_quantized;
+
 typedef struct {
   const char *name;
   tandem_instruction_set instruction_set;
@@ -160,6 +227,14 @@ typedef struct {
   /// Returns how many finite values became infinite because fp16 cannot hold them.
   size_t (*convert)(const tandem_convert *);
 
+  /// Returns how many of the weights are infinite or no numbers; the tile is of no use then.
+  size_t (*quantize_tile)(const tandem_quantize_tile *);
+  void (*quantize_rows)(const tandem_quantize_rows *);
+  /// Makes a head's key or value of one position, head_dim floats, its 4 bits.
+  void (*quantize_position)(const float *source, void *position, size_t head_dim);
+  void (*linear_quantized)(const tandem_linear_quantized *);
+  void (*gemm_quantized)(const tandem_gemm_quantized *);
+
   /// Reads every byte once, as fast as we know how, and returns the sum of all 64-bit words.
   uint64_t (*read_all)(const void *bytes, size_t byte_count);
   /// The same as a plain loop, in the order of the addresses: what decode is measured against.
@@ -171,5 +246,10 @@ typedef struct {
 
 /// The kernels for an instruction set, or NULL where this processor lacks it.
 const tandem_cpu_kernels *tandem_cpu_kernels_for(tandem_instruction_set instruction_set);
+
+/// The CRC-32C (Castagnoli, as in RFC 3720) of some bytes, with the processor's instruction for it where
+/// there is one; and the same from tables.
+uint32_t tandem_crc32c(const void *bytes, size_t byte_count);
+uint32_t tandem_crc32c_portable(const void *bytes, size_t byte_count);
 
 #endif

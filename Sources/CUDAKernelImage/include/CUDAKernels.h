@@ -115,6 +115,34 @@ typedef struct {
   tandem_gpu_limit limit;  // of the inputs
 } tandem_gpu_linear_transposed;
 
+/// y[r, o] = activation(bias[o] + sum over i of x[r, i] * W[o, i]), or, where `by_inputs` is set, residual[r,
+/// o] += bias[o] + sum, for weights in tiles (docs/quantization.md); rows <= TANDEM_GPU_FEW_ROWS, inputs,
+/// outputs and period multiples of 16, x_stride of 8. A weight is minimum + scale * code, rounded to fp16.
+///
+/// By inputs they are cut into `split_count` parts as in `tandem_gpu_linear_transposed`.
+typedef struct {
+  tandem_device_pointer x;         // fp16 [rows, x_stride]
+  tandem_device_pointer tiles;     // at 64 bytes
+  tandem_device_pointer bias;      // fp32 [outputs] or 0
+  tandem_device_pointer y;         // by outputs: [rows, y_stride], fp16, or fp32 where y_is_float is set
+  tandem_device_pointer partials;  // by inputs: fp32 [split_count, rows, outputs]
+  tandem_device_pointer counters;  // by inputs: uint32 [ceil(outputs / 64)], zero before and after
+  uint32_t x_stride, y_stride, rows, inputs, outputs;
+  uint32_t bits;    // 4 or 8
+  uint32_t period;  // inputs after which the groups begin anew; 64 where heads do not matter
+  uint32_t by_inputs, split_count;
+  uint32_t activation, y_is_float;
+  /// The weights are there before the kernels in front have run: they are not streamed.
+  uint32_t is_resident;
+  /// By inputs: what the sums are added to, fp32 [rows, outputs]. By outputs: x is the layer norm of this,
+  /// fp32 [rows, inputs], as in `tandem_gpu_linear`; or 0.
+  tandem_device_pointer residual;
+  tandem_device_pointer norm_weight;  // fp32 [inputs] or 0 for 1
+  tandem_device_pointer norm_bias;    // fp32 [inputs] or 0
+  float epsilon;
+  tandem_gpu_limit limit;  // of the outputs, or by inputs of these, where a group ends
+} tandem_gpu_linear_quantized;
+
 /// y[r, o] = activation(bias[o] + sum over i of x[r, i] * W[o, i]), or parts[s, r, o] = the sum over part s
 /// of the inputs, for weights that lie in GPU memory and are described to the copy engine; rows <=
 /// TANDEM_GPU_FEW_ROWS.
@@ -158,6 +186,18 @@ typedef struct {
   uint32_t x_stride, y_stride, rows, inputs, outputs;
   uint32_t activation, transposed;
 } tandem_gpu_gemm;
+
+/// The same of weights in tiles, kept as `tandem_gpu_linear_quantized` has them.
+typedef struct {
+  tandem_device_pointer x;         // fp16 [rows, x_stride]
+  tandem_device_pointer tiles;     // at 64 bytes
+  tandem_device_pointer bias;      // fp32 [outputs] or 0
+  tandem_device_pointer y;         // fp16 [rows, y_stride] or 0
+  tandem_device_pointer residual;  // fp32 [rows, outputs] or 0
+  uint32_t x_stride, y_stride, rows, inputs, outputs;
+  uint32_t bits, period, by_inputs;
+  uint32_t activation;
+} tandem_gpu_gemm_quantized;
 
 // The three operations of attention take some heads of a piece: `piece_heads` are those of its queries, keys
 // and values in `qkv`, whose address is that of the first head taken. Head h of them is head first_head + h
@@ -218,7 +258,7 @@ typedef struct {
 typedef struct {
   /// Of the weights that lie [outputs, inputs]: 3 dimensions (64 inputs, outputs, inputs / 64), boxes of (64,
   /// 16, 8) in 128-byte swizzle. Of those that lie [inputs, outputs]: 2 dimensions (outputs, inputs), boxes
-  /// of (64, 128) in the same swizzle.
+  /// of (64, 128) in the same swizzle. Of quantized weights the first word is the tiles' address.
   uint64_t qkv[16], output[16], fc1[16], fc2[16];
   tandem_gpu_decode_vectors vectors;
 } tandem_gpu_decode_layer;
@@ -253,6 +293,9 @@ typedef struct {
 #define TANDEM_GPU_DECODE_LAYERS 96
 #define TANDEM_GPU_DECODE_HIDDEN 12288
 #define TANDEM_GPU_DECODE_STAGE_BYTES 16384
+/// Inputs of a stage of W [inputs, outputs]: of fp16, and of quantized weights.
+#define TANDEM_GPU_DECODE_STAGE_INPUTS 128
+#define TANDEM_GPU_DECODE_STAGE_INPUTS_4_BITS 448
 /// Threads and dynamic shared memory of a block.
 #define TANDEM_GPU_DECODE_BLOCK 384
 #define TANDEM_GPU_DECODE_SHARED_BYTES 226496

@@ -1,0 +1,48 @@
+import Glibc
+
+/// How far one model's predictions are from another's, over the same positions of the same windows.
+///
+/// A value that is given both models' logits, a position at a time; `compare` in `Engine+Perplexity.swift` brings them.
+public struct PerplexityComparison: Sendable, Hashable {
+    public private(set) var reference = Perplexity()
+    public private(set) var measured = Perplexity()
+    /// KL(reference ‖ measured) = Σ p · (log p − log q) over the vocabulary, in nats a token; its standard error takes
+    /// neighbouring tokens for independent.
+    public private(set) var divergence = MeanEstimate()
+    /// Positions at which both hold the same token for the likeliest.
+    public private(set) var agreementCount = 0
+
+    public init() {}
+
+    public var positionCount: Int { divergence.count }
+
+    /// The share of positions at which both hold the same token for the likeliest, in [0, 1].
+    public var agreement: Double { Double(agreementCount) / Double(max(1, positionCount)) }
+
+    /// Adds a position: both models' logits, [vocabulary], or log-probabilities, of which `token` came.
+    public mutating func add(reference: Span<Float>, measured: Span<Float>, token: Int32) {
+        precondition(
+            reference.count == measured.count,
+            "PerplexityComparison: [\(reference.count)] against [\(measured.count)]")
+        reference.withUnsafeBufferPointer { p in
+            measured.withUnsafeBufferPointer { q in add(p, q, token: token) }
+        }
+    }
+
+    private mutating func add(
+        _ p: UnsafeBufferPointer<Float>, _ q: UnsafeBufferPointer<Float>, token: Int32
+    ) {
+        let (ofP, ofQ) = (LogNormalizer(p), LogNormalizer(q))
+        reference.add(p, ofP, token: token)
+        measured.add(q, ofQ, token: token)
+        if ofP.likeliest == ofQ.likeliest { agreementCount += 1 }
+        var difference = 0.0
+        for index in p.indices {
+            let weight = expf(p[index] - ofP.maximum)
+            // 0 · log 0 is 0.
+            if weight > 0 { difference += Double(weight) * Double(p[index] - q[index]) }
+        }
+        // Of equal distributions rounding may leave a little less than 0.
+        divergence.add(max(0, difference / ofP.sum - ofP.logSumExp + ofQ.logSumExp))
+    }
+}

@@ -1,0 +1,137 @@
+import CUDA
+import Checkpoints
+import HostRuntime
+import Placement
+import TensorCore
+import Testing
+
+@testable import OPTModel
+
+/// Quantized models on the GPU lane against the same on the CPU lane, wherever the weights lie and whoever computes.
+private enum QuantizedPlacement {
+    static let splits = EmulatedGPUTests.GPUGroupTests.splits
+    /// ‖Δ‖ / ‖reference‖ of a step's logits: a GPU's weights are rounded to fp16, and its activations too.
+    static let tolerance = 5e-3
+
+    static func check(
+        _ configuration: OPTConfiguration, _ source: some TensorSource, _ prompts: [[Int32]], split: Int,
+        bits: Int, context: Context?
+    ) throws {
+        let configuration = try configuration.quantized(Quantization(bits: bits))
+        let reference = try LoadedModel(
+            configuration, source: source, kernels: fastestKernels!, workerCount: 2
+        ).decodeGreedily(prompts, steps: 8)
+        let split = splits[split]
+        let weights = Array(repeating: split.weights, count: 4).flatMap(\.self)
+        let request =
+            try split.computation.map {
+                try PlacementRequest(
+                    perLayerWeightPercent: weights,
+                    perLayerComputationPercent: Array(repeating: $0, count: 4), cachePercent: split.cache)
+            } ?? PlacementRequest(perLayerPercent: weights, cachePercent: split.cache)
+        let model = try LoadedModel(
+            configuration, source: source, onGPU: request, context: context,
+            cpu: split.computation == nil ? nil : .init(workerCount: 2))
+        for (index, prompt) in prompts.enumerated() {
+            let alone = try model.decodeGreedily([prompt], steps: 8)
+            #expect(alone.tokens[0] == reference.tokens[index])
+            #expect(relativeError(alone.firstLogits[0], reference.firstLogits[index]) < tolerance)
+            #expect(relativeError(alone.lastLogits[0], reference.lastLogits[index]) < tolerance)
+        }
+        let batch = try model.decodeGreedily(prompts, steps: 8)
+        #expect(batch.tokens == reference.tokens)
+    }
+
+    static func check(_ golden: GoldenCase, split: Int, bits: Int, context: Context?) throws {
+        try check(
+            OPTConfiguration(folder: golden.folder), CheckpointFiles(folder: golden.folder),
+            golden.prompts.map(\.ids), split: split, bits: bits, context: context)
+    }
+
+    /// Heads of 80, whose groups are of 64 and 16.
+    static func checkWideHeads(split: Int, bits: Int, isConverted: Bool = false, context: Context?) throws {
+        let configuration = QuantizedModelTests.wideHeads
+        let source = DummyWeights(specifications: configuration.tensorSpecifications, seed: 3)
+        let prompts: [[Int32]] = [Array(2..<60), [2, 5], Array(100..<140)]
+        if isConverted {
+            let folder = try ConvertedFolder(configuration, from: source, original: nil, bits: bits)
+            try check(
+                folder.configuration, folder.source, prompts, split: split, bits: bits, context: context)
+        } else {
+            try check(configuration, source, prompts, split: split, bits: bits, context: context)
+        }
+    }
+}
+
+extension EmulatedGPUTests {
+    @Suite(.serialized) struct QuantizedLaneTests {
+        @Test(
+            arguments: QuantizedModelTests.cases.filter { $0.name != "storybook" },
+            0..<QuantizedPlacement.splits.count)
+        func `tokens are the CPU lane's, wherever the weights lie`(golden: GoldenCase, split: Int) throws {
+            EmulatedGPU.isConcurrent = true
+            defer { EmulatedGPU.isConcurrent = false }
+            try QuantizedPlacement.check(
+                golden, split: split, bits: split % 2 == 0 ? 4 : 8, context: EmulatedGPU.context())
+        }
+
+        @Test(arguments: 0..<QuantizedPlacement.splits.count)
+        func `heads of 80 go the same ways`(split: Int) throws {
+            EmulatedGPU.isConcurrent = true
+            defer { EmulatedGPU.isConcurrent = false }
+            try QuantizedPlacement.checkWideHeads(split: split, bits: 4, context: EmulatedGPU.context())
+        }
+
+        @Test(arguments: 0..<QuantizedPlacement.splits.count)
+        func `a converted folder goes the same ways`(split: Int) throws {
+            EmulatedGPU.isConcurrent = true
+            defer { EmulatedGPU.isConcurrent = false }
+            try QuantizedPlacement.checkWideHeads(
+                split: split, bits: split % 2 == 0 ? 8 : 4, isConverted: true, context: EmulatedGPU.context())
+        }
+    }
+}
+
+/// The same on this machine's GPU.
+@Suite(.serialized, .enabled(if: GPUMachine.isPresent, "there is no GPU")) struct QuantizedGPUTests {
+    @Test(arguments: QuantizedModelTests.cases, 0..<QuantizedPlacement.splits.count)
+    func `tokens are the CPU lane's, wherever the weights lie`(golden: GoldenCase, split: Int) throws {
+        for bits in [4, 8] {
+            try QuantizedPlacement.check(golden, split: split, bits: bits, context: nil)
+        }
+    }
+
+    @Test(arguments: 0..<QuantizedPlacement.splits.count, [4, 8])
+    func `heads of 80 go the same ways`(split: Int, bits: Int) throws {
+        try QuantizedPlacement.checkWideHeads(split: split, bits: bits, context: nil)
+    }
+
+    /// For every kernel: layers, heads, hidden size.
+    static let shapes = [(2, 12, 768), (1, 32, 4096), (1, 40, 5120), (3, 3, 192), (2, 16, 1024)]
+
+    @Test(arguments: shapes)
+    func `a step in one kernel is the operations one by one`(
+        shape: (layers: Int, heads: Int, hidden: Int)
+    ) throws {
+        var configuration = try #require(OPTConfiguration(publishedModel: "opt-125m")).quantized(.fourBits)
+        configuration.layerCount = shape.layers
+        configuration.headCount = shape.heads
+        configuration.headDimension = shape.hidden / shape.heads
+        configuration.hiddenSize = shape.hidden
+        configuration.embeddingSize = shape.hidden
+        configuration.feedForwardSize = 4 * shape.hidden
+        configuration.vocabularySize = 1231
+        let source = DummyWeights(specifications: configuration.tensorSpecifications, seed: 7)
+        let onGPU = try PlacementRequest(perLayerPercent: [100, 0, 100, 0, 100, 0, 100, 0])
+        let models = try [true, false].map {
+            try LoadedModel(configuration, source: source, onGPU: onGPU, usesStepKernel: $0)
+        }
+        #expect(models.map { $0.gpuLane?.stepKernel != nil } == [true, false])
+        for promptLength in [1, 130, 700] {
+            let prompt = (0..<promptLength).map { Int32(($0 * 37 + 11) % configuration.vocabularySize) }
+            let results = try models.map { try $0.decodeGreedily([prompt], steps: 9) }
+            #expect(results[0].tokens == results[1].tokens)
+            #expect(relativeError(results[0].lastLogits[0], results[1].lastLogits[0]) < 2e-3)
+        }
+    }
+}
