@@ -509,8 +509,8 @@ __device__ __forceinline__ void normalize(const tandem_gpu_decode &a, const Bloc
 
 // sum += a tile of 64 inputs in shared memory times x, of which lanes of g = 0 have the only row.
 template <int BITS>
-__device__ __forceinline__ void multiply_tile(float sum[4], const uint8_t *tile, const uint4 x[2],
-                                              uint32_t lane) {
+__device__ __forceinline__ void multiply_tile(float sum[4], float other[4], const uint8_t *tile,
+                                              const uint4 x[2], uint32_t lane) {
   const uint32_t g = lane / 4, t = lane % 4;
   quantized::Part<BITS> part;
 #pragma unroll
@@ -524,8 +524,8 @@ __device__ __forceinline__ void multiply_tile(float sum[4], const uint8_t *tile,
   for (int half = 0; half < 2; half++) {
     uint32_t first[4], second[4];
     quantized::expand(first, second, part, half);
-    multiply_add_16x8x16(sum, first, x[half].x, x[half].y);
-    multiply_add_16x8x16(sum, second, x[half].z, x[half].w);
+    multiply_add_16x8x16(half ? other : sum, first, x[half].x, x[half].y);
+    multiply_add_16x8x16(half ? other : sum, second, x[half].z, x[half].w);
   }
 }
 
@@ -591,7 +591,7 @@ __device__ __forceinline__ void linear(const tandem_gpu_decode &a, Block &b, uin
         for (uint32_t group = 0; group < groups; group++) {
           uint4 x[2];
           load_group(x, b.shared + X_AT + (first_group + group) * 128, b.lane);
-          multiply_tile<BITS>(sum[group % 4], stage + group * F::TILE_BYTES, x, b.lane);
+          multiply_tile<BITS>(sum[0], sum[1], stage + group * F::TILE_BYTES, x, b.lane);
         }
       }
       b.release();
@@ -686,7 +686,7 @@ __device__ __forceinline__ void transposed(const tandem_gpu_decode &a, Block &b,
           load_group(x, x_from + group * 128, b.lane);
 #pragma unroll
           for (int j = 0; j < 4; j++) {
-            multiply_tile<BITS>(sum[j], stage + (4 * group + j) * F::TILE_BYTES, x, b.lane);
+            multiply_tile<BITS>(sum[j], sum[j], stage + (4 * group + j) * F::TILE_BYTES, x, b.lane);
           }
         }
       }
