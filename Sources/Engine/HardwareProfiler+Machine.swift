@@ -59,7 +59,8 @@ struct MachineMeasurement {
         defer { pool.pinLeader() }
         let region = UnsafeRawBufferPointer(start: memory.baseAddress, count: memory.byteCount)
         let loops: [ReadTask.Read] = [kernels.pointee.read_all, kernels.pointee.read_in_order]
-        let alone = Reader.fastest(of: loops, by: [pool, beside], region)
+        let readers = Reader.measured(loops, by: [pool, beside], region)
+        let alone = readers.fastest
         var profile = HardwareProfile(
             gpu: nil,
             processor: HardwareProfile.Processor(
@@ -77,9 +78,7 @@ struct MachineMeasurement {
                     download: try bandwidth.downloadRate()))
             profile.gpu = gpu
             let rates = try hostRates(
-                alone: alone.reader, beside: Reader.fastest(of: loops, by: [beside], region).reader,
-                bandwidth,
-                gpu)
+                alone: alone, beside: readers.filter { $0.pool === beside }.fastest, bandwidth, gpu)
             profile.processor.memoryReadBytesPerSecond = rates.alone
             profile.together = HardwareProfile.Together(
                 memoryReadBytesPerSecond: rates.readTogether, uploadBytesPerSecond: rates.uploadTogether,
@@ -162,15 +161,17 @@ private struct Reader {
         return Double(roundCount * byteCount) / start.duration(to: .now).seconds
     }
 
-    /// The fastest one and its rate, in bytes a second: of five rounds the best counts, after one that is left out. Which
-    /// loop is the faster one depends on the processor.
-    static func fastest(
-        of loops: [ReadTask.Read], by pools: [WorkerPool], _ memory: UnsafeRawBufferPointer
-    ) -> (reader: Reader, rate: Double) {
-        let candidates = loops.flatMap { loop in
+    /// In bytes a second, of the best round.
+    var rate: Double { Double(byteCount) / roundSeconds }
+
+    /// Each loop by each pool: of five rounds the best counts, after one that is left out. Which loop is the faster one depends
+    /// on the processor.
+    static func measured(
+        _ loops: [ReadTask.Read], by pools: [WorkerPool], _ memory: UnsafeRawBufferPointer
+    ) -> [Reader] {
+        loops.flatMap { loop in
             pools.map { pool in
-                let task = ReadTask(
-                    regions: [memory], read: loop, workerCount: pool.workerCount)
+                let task = ReadTask(regions: [memory], read: loop, workerCount: pool.workerCount)
                 pool.run(task)
                 let seconds = (0..<5).map { _ in
                     let start = ContinuousClock.now
@@ -180,7 +181,9 @@ private struct Reader {
                 return Reader(pool: pool, task: task, roundSeconds: seconds)
             }
         }
-        let fastest = candidates.min { $0.roundSeconds < $1.roundSeconds }!
-        return (fastest, Double(fastest.byteCount) / fastest.roundSeconds)
     }
+}
+
+extension [Reader] {
+    fileprivate var fastest: Reader { self.min { $0.roundSeconds < $1.roundSeconds }! }
 }

@@ -312,11 +312,11 @@ extension GPULane {
         isResident: Bool, isOfLayer: Bool = true, norm: GPUNorm? = nil, limit: tandem_gpu_limit = .init(),
         _ pass: Pass
     ) throws(CUDAError) {
-        if isOfLayer, let quantization = configuration.quantization {
+        if isOfLayer, configuration.quantization != nil {
             return try multiplyQuantized(
                 QuantizedProduct(
                     x: x, tiles: matrix, bias: bias, inputs: inputs, outputs: outputs,
-                    form: configuration.qkvForm, bits: quantization.bits),
+                    form: configuration.qkvForm),
                 to: y, activation: activation, isResident: isResident, norm: norm, limit: limit, pass)
         }
         if pass.hasFewRows {
@@ -343,11 +343,11 @@ extension GPULane {
         x: UInt64, inputs: Int, _ matrix: UInt64, _ form: MatrixForm, bias: UInt64, isResident: Bool,
         limit: tandem_gpu_limit = .init(), _ pass: Pass
     ) throws(CUDAError) {
-        if let quantization = configuration.quantization {
+        if configuration.quantization != nil {
             return try accumulateQuantized(
                 QuantizedProduct(
                     x: x, tiles: matrix, bias: bias, inputs: inputs, outputs: configuration.hiddenSize,
-                    form: form, bits: quantization.bits),
+                    form: form),
                 isResident: isResident, limit: limit, pass)
         }
         let hidden = UInt32(configuration.hiddenSize)

@@ -7,7 +7,8 @@ extension GPULane {
         var x, tiles, bias: UInt64
         var inputs, outputs: Int
         var form: MatrixForm
-        var bits: Int
+
+        var bits: Int { form.quantization!.bits }
     }
 
     /// y = activation(x · Wᵀ + bias), W kept by outputs; with `norm` x is the residual stream, normalized.

@@ -52,7 +52,7 @@ extension OPTConfiguration {
     var outputForm: MatrixForm {
         MatrixForm(
             .byInputs, width: hiddenSize, quantization,
-            period: headDimension % Quantization.groupSize == 0 ? Quantization.groupSize : headDimension)
+            period: Quantization.period(headDimension: headDimension))
     }
 
     /// [neurons, hidden], by outputs.

@@ -1,4 +1,3 @@
-import CPUKernels
 import Placement
 import TensorCore
 
@@ -49,7 +48,8 @@ public struct OPTConfiguration: Sendable, Hashable {
     /// A head's key or value of one position in the cache, in bytes.
     public var cachePositionByteCount: Int {
         hasQuantizedCache
-            ? tandem_quantized_position_bytes(headDimension) : headDimension * MemoryLayout<UInt16>.size
+            ? Quantization.cachePositionByteCount(headDimension: headDimension)
+            : headDimension * MemoryLayout<UInt16>.size
     }
 
     /// The position table in fp16, in bytes: a step looks rows up and does not read it.

@@ -53,11 +53,10 @@ extension ModelShape {
     /// The weights of one head of one layer, in bytes.
     public var bytesPerHead: Int {
         guard let quantization else { return 4 * headDimension * hiddenSize * bytesPerWeight }
-        // The output projection's groups do not cross a head.
-        let period =
-            headDimension.isMultiple(of: Quantization.groupSize) ? Quantization.groupSize : headDimension
         return quantization.byteCount(outputs: 3 * headDimension, inputs: hiddenSize)
-            + quantization.byteCount(outputs: hiddenSize, inputs: headDimension, period: period)
+            + quantization.byteCount(
+                outputs: hiddenSize, inputs: headDimension,
+                period: Quantization.period(headDimension: headDimension))
     }
     /// The weights of one neuron of one layer, in bytes.
     public var bytesPerNeuron: Int {
@@ -90,8 +89,8 @@ extension ModelShape {
 
     /// The same of one layer's keys alone: with 4 bits the codes, and scale and minimum of each group.
     private var cachePositionByteCount: Int {
-        guard hasQuantizedCache else { return headDimension * Self.bytesPerCacheElement }
-        let groups = (headDimension + Quantization.groupSize - 1) / Quantization.groupSize
-        return headDimension / 2 + 4 * groups
+        hasQuantizedCache
+            ? Quantization.cachePositionByteCount(headDimension: headDimension)
+            : headDimension * Self.bytesPerCacheElement
     }
 }

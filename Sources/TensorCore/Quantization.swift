@@ -137,6 +137,16 @@ public struct QuantizedLayout: Sendable, Hashable {
 }
 
 extension Quantization {
+    /// The inputs after which groups of the output projection end: none is of two heads.
+    public static func period(headDimension: Int) -> Int {
+        headDimension.isMultiple(of: groupSize) ? groupSize : headDimension
+    }
+
+    /// The bytes of a head's key or value of one position in 4 bits: codes, then scale and minimum of each group.
+    public static func cachePositionByteCount(headDimension: Int) -> Int {
+        headDimension / 2 + 2 * 2 * ((headDimension + groupSize - 1) / groupSize)
+    }
+
     /// The position at which a tile has an output.
     public static func position(ofOutput output: Int) -> Int { output % 8 * 2 + output / 8 }
 

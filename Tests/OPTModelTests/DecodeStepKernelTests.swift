@@ -38,11 +38,8 @@ import Testing
         (2, 12, 768), (1, 32, 2560), (1, 32, 4096), (1, 40, 5120), (5, 3, 384), (2, 16, 1024),
     ]
 
-    @Test(arguments: shapes)
-    func `logits are those of the operations one by one`(
-        shape: (layers: Int, heads: Int, hidden: Int)
-    ) throws {
-        var configuration = try #require(OPTConfiguration(publishedModel: "opt-125m"))
+    static func configuration(_ shape: (layers: Int, heads: Int, hidden: Int)) -> OPTConfiguration {
+        var configuration = OPTConfiguration(publishedModel: "opt-125m")!
         configuration.layerCount = shape.layers
         configuration.headCount = shape.heads
         configuration.headDimension = shape.hidden / shape.heads
@@ -50,6 +47,14 @@ import Testing
         configuration.embeddingSize = shape.hidden
         configuration.feedForwardSize = 4 * shape.hidden
         configuration.vocabularySize = 1231
+        return configuration
+    }
+
+    @Test(arguments: shapes)
+    func `logits are those of the operations one by one`(
+        shape: (layers: Int, heads: Int, hidden: Int)
+    ) throws {
+        let configuration = Self.configuration(shape)
         let source = DummyWeights(specifications: configuration.tensorSpecifications, seed: 7)
         let models = try [true, false].map {
             try LoadedModel(

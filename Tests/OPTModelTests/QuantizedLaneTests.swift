@@ -113,14 +113,7 @@ extension EmulatedGPUTests {
     func `a step in one kernel is the operations one by one`(
         shape: (layers: Int, heads: Int, hidden: Int)
     ) throws {
-        var configuration = try #require(OPTConfiguration(publishedModel: "opt-125m")).quantized(.fourBits)
-        configuration.layerCount = shape.layers
-        configuration.headCount = shape.heads
-        configuration.headDimension = shape.hidden / shape.heads
-        configuration.hiddenSize = shape.hidden
-        configuration.embeddingSize = shape.hidden
-        configuration.feedForwardSize = 4 * shape.hidden
-        configuration.vocabularySize = 1231
+        let configuration = try DecodeStepKernelTests.configuration(shape).quantized(.fourBits)
         let source = DummyWeights(specifications: configuration.tensorSpecifications, seed: 7)
         let onGPU = try PlacementRequest(perLayerPercent: [100, 0, 100, 0, 100, 0, 100, 0])
         let models = try [true, false].map {
