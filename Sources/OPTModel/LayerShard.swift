@@ -61,7 +61,7 @@ public struct AttentionWeights: @unchecked Sendable {  // lent by the shard that
     public let norm: LayerNormWeights
     /// [3, n, hidden]: queries, keys, values.
     let qkv: LayerMatrix
-    /// [3, n]
+    /// [3, n]; keys that are cached in 4 bits go without theirs (`SlotLayout.qkvBias`).
     public let qkvBias: UnsafePointer<Float>?
     /// [n, hidden], turned over.
     let output: LayerMatrix

@@ -81,13 +81,18 @@ extension SlotLayout {
     }
 
     /// Reserves room for the biases of the heads' queries, keys and values as one vector; nil where there are none.
+    ///
+    /// That of the keys is zero where the cache has 4 bits: in all scores of a query it is the same number, which softmax
+    /// takes away again, and it would widen the range that a group's codes have to span.
     mutating func qkvBias(_ tensors: OPTTensors, layer: Int, heads: Range<Int>) -> Int? {
         let rows = tensors.rows(of: heads)
         guard let offset = vector(tensors.projectionBias(.query, layer: layer), elements: rows) else {
             return nil
         }
         joinNext()
-        _ = vector(tensors.projectionBias(.key, layer: layer), elements: rows)
+        _ = vector(
+            tensors.projectionBias(.key, layer: layer), elements: rows,
+            isZero: tensors.configuration.hasQuantizedCache)
         joinNext()
         _ = vector(tensors.projectionBias(.value, layer: layer), elements: rows)
         return offset

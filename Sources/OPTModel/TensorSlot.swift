@@ -11,6 +11,8 @@ struct TensorSlot: Sendable {
         case transposed
         /// An fp32 vector.
         case vector
+        /// Zeros in place of a vector, in fp32.
+        case zeros
         /// Tiles of a matrix of this form.
         case quantized(MatrixForm)
     }
@@ -25,7 +27,7 @@ struct TensorSlot: Sendable {
     var byteCount: Int {
         switch layout {
         case .rows, .transposed: rows.count * columns.count * MemoryLayout<UInt16>.size
-        case .vector: columns.count * MemoryLayout<Float>.size
+        case .vector, .zeros: columns.count * MemoryLayout<Float>.size
         case .quantized(let form): form.byteCount(form.order == .byOutputs ? rows.count : columns.count)
         }
     }
@@ -70,10 +72,14 @@ struct SlotLayout: Sendable {
     }
 
     /// Reserves room for a vector in fp32; nil where the model has none.
-    mutating func vector(_ specification: TensorSpecification?, elements: Range<Int>? = nil) -> Int? {
+    ///
+    /// - Parameter isZero: zeros stand in its place.
+    mutating func vector(
+        _ specification: TensorSpecification?, elements: Range<Int>? = nil, isZero: Bool = false
+    ) -> Int? {
         guard let specification else { return nil }
         return add(
-            specification, .vector, rows: 0..<1,
+            specification, isZero ? .zeros : .vector, rows: 0..<1,
             columns: elements ?? 0..<specification.shape.dimensions[0])
     }
 

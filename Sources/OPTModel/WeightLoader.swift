@@ -89,7 +89,7 @@ final class WeightLoader<Source: TensorSource>: WorkerTask, @unchecked Sendable 
             switch slot.layout {
             case .transposed: 32
             case .quantized: Quantization.tileOutputs
-            case .rows, .vector: 1
+            case .rows, .vector, .zeros: 1
             }
         let step = max(unit, Self.pieceByteCount / rowByteCount / unit * unit)
         for lower in stride(from: slot.rows.lowerBound, to: slot.rows.upperBound, by: step) {
@@ -140,6 +140,8 @@ final class WeightLoader<Source: TensorSource>: WorkerTask, @unchecked Sendable 
         case .vector:
             try source.readVector(
                 name, elements: slot.columns, into: piece.base.assumingMemoryBound(to: Float.self))
+        case .zeros:
+            piece.base.assumingMemoryBound(to: Float.self).update(repeating: 0, count: slot.columns.count)
         case .rows:
             let destination = piece.base.assumingMemoryBound(to: UInt16.self) + firstRow * slot.columns.count
             try source.read(

@@ -41,6 +41,14 @@ struct PerplexityCommandTests {
         #expect(abs(try #require(number) / report.perplexity - 1) < 1e-3)
     }
 
+    @Test func `a cache of 4 bits raises it by less than one percent`() throws {
+        let reports = try [[], ["--compress-cache"]].map {
+            try Report(try Program.run(Self.arguments + ["--json"] + $0))
+        }
+        let ratio = reports[1].perplexity / reports[0].perplexity
+        #expect(ratio != 1 && ratio < 1.01, "\(ratio)")
+    }
+
     @Test(
         arguments: [
             (["--file", "/no/such/text"], 1, "cannot read the text /no/such/text"),
