@@ -24,4 +24,18 @@ public struct CompressionForm: Sendable, Hashable, Codable {
         guard compressesCache else { return weights.isEmpty ? "fp16" : weights }
         return weights.isEmpty ? "cache in \(cacheBits) bits" : "\(weights), cache in \(cacheBits)"
     }
+
+    /// All that a model may be kept in.
+    public static let all: [CompressionForm] = [nil, Quantization.eightBits, .fourBits].flatMap { weights in
+        [false, true].map { CompressionForm(weights, compressesCache: $0) }
+    }
+
+    /// The flags that ask for it, as one would type them.
+    public var arguments: [String] {
+        var arguments: [String] = []
+        if weightBits < 16 { arguments.append("--compress-weight") }
+        if weightBits == 8 { arguments.append("--weight-bits 8") }
+        if compressesCache { arguments.append("--compress-cache") }
+        return arguments
+    }
 }
