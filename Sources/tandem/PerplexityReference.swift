@@ -28,7 +28,8 @@ struct PerplexityReference {
                         + "folder that it was converted from, or that folder with --model and --compress-weight beside it"
                 )
             }
-            if options.quantization == nil && !options.compressesCache {
+            if options.quantization == nil && !options.compressesCache && options.automaticCompression == nil
+            {
                 throw EngineError(
                     .invalidOption,
                     "\(own.name) would be held against itself, as nothing is compressed; add --compress-weight or "
@@ -42,6 +43,7 @@ struct PerplexityReference {
         var options = options
         options.quantization = nil
         options.compressesCache = false
+        options.automaticCompression = nil
         if let device { options.computesOn = device }
         if options.computesOn == .cpu { options.removePlacement() }
         self.options = options

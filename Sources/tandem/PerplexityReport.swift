@@ -8,6 +8,8 @@ struct PerplexityReport: Codable {
     var model: String
     /// In how many bits weights and cache are kept: "fp16", "weights in 4 bits".
     var compression: String
+    /// How that was chosen; empty where it was given.
+    var compressionChoice: [String]
     var threads: Int
     var instructionSet: String
     /// The GPU, where it computes.
@@ -94,6 +96,7 @@ struct PerplexityReport: Codable {
     ) {
         model = engine.configuration.name
         compression = engine.configuration.compressionForm.label
+        compressionChoice = engine.compression?.reportLines ?? []
         threads = engine.threadCount
         instructionSet = engine.instructionSet.rawValue
         gpu = engine.gpuName
@@ -115,7 +118,10 @@ struct PerplexityReport: Codable {
         let place =
             (ranks.isEmpty ? "" : "\(ranks.count) ranks, each ")
             + (gpu ?? "\(threads) threads, \(instructionSet)")
-        var lines = placement + ["\(model)\(compression == "fp16" ? "" : ", \(compression)"), \(place)"]
+        var lines =
+            compressionChoice + placement + [
+                "\(model)\(compression == "fp16" ? "" : ", \(compression)"), \(place)"
+            ]
         if let perplexity, let standardError {
             lines.append(
                 "perplexity: \(perplexity.formatted(decimals: 3)) ± \(standardError.formatted(decimals: 3))   "
