@@ -39,26 +39,35 @@ public struct CompressionSearch: Sendable {
     }
 
     /// Chooses for this machine and the placement that the options ask for.
-    public func run(notice: @Sendable (String) -> Void = { _ in }) async throws -> CompressionChoice {
-        // As long as one is held, the others' contexts take no time.
-        var choices: [LaneChoice] = []
-        defer { withExtendedLifetime(choices) {} }
-        return try await run(notice: notice) { configuration in
+    ///
+    /// - Returns: with what computes the chosen form, and where it lies.
+    func run(notice: @Sendable (String) -> Void) async throws
+        -> (compression: CompressionChoice, lane: LaneChoice)
+    {
+        // All are held, as making a GPU's context takes no time where there is one.
+        var lanes: [CompressionForm: LaneChoice] = [:]
+        let choice = try await run(notice: notice) { configuration in
+            let form = configuration.compressionForm
             var options = options
-            options.use(configuration.compressionForm)
-            let choice = try await LaneChoice(configuration, options, notice: notice)
-            choices.append(choice)
+            options.use(form)
+            let lane = try await LaneChoice(configuration, options, notice: notice)
+            lanes[form] = lane
             let profile = try await HardwareProfiler.profileOfMachine(
-                offloadFolder: options.offloadFolder, gpuIndex: choice.gpu?.context.device.index ?? 0,
+                offloadFolder: options.offloadFolder, gpuIndex: lane.gpu?.context.device.index ?? 0,
                 notice: notice)
-            return try choice.stepSeconds(of: configuration, options, on: profile)
+            return try lane.stepSeconds(of: configuration, options, on: profile)
         }
+        guard let form = choice.chosen, let lane = lanes[form] else {
+            preconditionFailure("CompressionSearch: a form that was not predicted")
+        }
+        return (choice, lane)
     }
 
     /// Chooses by other predictions.
     ///
     /// - Parameter stepSeconds: what an average decode step of the model in this form takes; throws where it cannot be kept
     ///   so, which is no error of the search.
+    /// - Returns: a choice that is made.
     public func run(
         notice: @Sendable (String) -> Void = { _ in },
         stepSeconds: (OPTConfiguration) async throws -> Double

@@ -145,14 +145,6 @@ public final class Engine: Sendable {
         notice: @Sendable (String) -> Void = { _ in },
         progress: @escaping @Sendable (_ loadedByteCount: Int, _ byteCount: Int) -> Void = { _, _ in }
     ) async throws -> Engine {
-        var options = options
-        var compression: CompressionChoice?
-        if let automatic = options.automaticCompression {
-            let choice = try await CompressionSearch(model, automatic, options: options).run(notice: notice)
-            if let form = choice.chosen { options.use(form) }
-            compression = choice
-        }
-        let start = ContinuousClock.now
         let instructionSet = try options.instructionSet ?? bestInstructionSet()
         guard instructionSet.kernels != nil else {
             throw EngineError(
@@ -163,14 +155,27 @@ public final class Engine: Sendable {
         if let count = options.threadCount, count < 1 || count > 1024 {
             throw EngineError(.invalidOption, "\(count) threads were asked for; give 1 to 1024")
         }
+        var options = options
+        var chosen: (compression: CompressionChoice, lane: LaneChoice)?
+        if let automatic = options.automaticCompression {
+            chosen = try await CompressionSearch(model, automatic, options: options).run(notice: notice)
+            if let form = chosen?.compression.chosen { options.use(form) }
+        }
+        // Losses are measured once: that is no part of loading.
+        let start = ContinuousClock.now
         let configuration = try model.configuration.quantized(
             options.quantization, cache: options.compressesCache)
-        let choice = try await LaneChoice(configuration, options, notice: notice)
+        let choice: LaneChoice
+        if let lane = chosen?.lane {
+            choice = lane
+        } else {
+            choice = try await LaneChoice(configuration, options, notice: notice)
+        }
         let pool = WorkerPool(workerCount: options.threadCount ?? choice.threadCount)
         let leader = LeaderThread(pool: pool)
-        return try await leader.perform { [options, compression] in
+        return try await leader.perform { [options, chosen] in
             try Engine(
-                model, configuration, choice: choice, compression: compression, options: options,
+                model, configuration, choice: choice, compression: chosen?.compression, options: options,
                 instructionSet: instructionSet, pool: pool, leader: leader, start: start, progress: progress)
         }
     }

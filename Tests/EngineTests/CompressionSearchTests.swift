@@ -98,28 +98,6 @@ struct CompressionSearchTests {
         }
     }
 
-    @Test func `an engine is loaded in the form that was chosen, and says how`() async throws {
-        let file = LossesFile()
-        var automatic = AutomaticCompression()
-        automatic.text = try Self.heldOut()
-        automatic.maximumLoss = 0.05
-        automatic.lossesFile = file.path
-        var options = options
-        options.automaticCompression = automatic
-        let engine = try await Engine.load(Self.storybook, options: options)
-        let choice = try #require(engine.compression)
-        #expect(choice.chosen == engine.configuration.compressionForm)
-        #expect(choice.chosen != .fp16)
-        let fastest = try #require(choice.candidates.first?.stepSeconds)
-        #expect(choice.candidates.allSatisfy { $0.stepSeconds! >= fastest })
-        #expect(choice.reportLines.count { $0.hasSuffix(": chosen") } == 1)
-        // As it would be with the form given.
-        var given = self.options
-        given.use(try #require(choice.chosen))
-        let other = try await Engine.load(Self.storybook, options: given)
-        #expect(other.compression == nil && other.weightByteCount == engine.weightByteCount)
-    }
-
     @Test func `forms that the model cannot be kept in are dropped`() async throws {
         var automatic = AutomaticCompression()
         automatic.lossesFile = LossesFile().path

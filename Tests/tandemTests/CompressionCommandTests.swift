@@ -116,6 +116,7 @@ struct CompressionCommandTests {
             ),
             (["--compress", "auto", "--rank", "0", "--world-size", "2"], 64, "chooses for one process"),
             (["--compress", "auto", "--perplexity-text", "/no/such"], 1, "cannot read the text to measure"),
+            (["--compress", "auto", "--threads", "0"], 1, "0 threads were asked for"),
             (["--compress", "auto", "--path", "_DUMMY_"], 1, "random weights predict nothing"),
             (["--compress", "auto"], 1, "give a text to measure it on with --perplexity-text"),
         ])
