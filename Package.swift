@@ -62,7 +62,7 @@ let package = Package(
         .testTarget(name: "CollectivesTests", dependencies: ["Collectives", "HostRuntime"]),
         .testTarget(
             name: "CUDATests", dependencies: ["CUDA", "CUDAKernelImage", "HostRuntime", "AllocationCounter"]),
-        .testTarget(name: "PlacementTests", dependencies: ["Placement"]),
+        .testTarget(name: "PlacementTests", dependencies: ["Placement", "TensorCore"]),
         .testTarget(
             name: "OPTModelTests",
             dependencies: [
@@ -75,7 +75,8 @@ let package = Package(
         .testTarget(
             name: "EngineTests",
             dependencies: [
-                "Engine", "OPTModel", "Placement", "Collectives", "CUDAKernelImage", "AllocationCounter",
+                "TensorCore", "Engine", "OPTModel", "Placement", "Collectives", "CUDAKernelImage",
+                "AllocationCounter",
                 "AllocationsOfThreads",
                 .product(name: "SystemPackage", package: "swift-system"),
             ]),

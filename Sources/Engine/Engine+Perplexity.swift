@@ -31,27 +31,50 @@ extension Engine {
         with reference: Engine, on tokens: [Int32], in windows: SlidingWindows,
         progress: @Sendable (PerplexityComparison) -> Void = { _ in }
     ) async throws -> PerplexityComparison {
-        let width = configuration.vocabularySize
-        guard reference.configuration.vocabularySize == width else {
+        try checkVocabulary(of: reference)
+        let first = try await reference.makeScorer(windowLength: windows.length)
+        let second = try await makeScorer(windowLength: windows.length)
+        return try await second.compare(with: first, on: tokens, in: windows, progress: progress)
+    }
+
+    fileprivate func checkVocabulary(of reference: Engine) throws(EngineError) {
+        guard reference.configuration.vocabularySize == configuration.vocabularySize else {
             throw EngineError(
                 .invalidOption,
                 "\(reference.configuration.name) has \(reference.configuration.vocabularySize) tokens and "
-                    + "\(configuration.name) \(width); compare models of one vocabulary")
+                    + "\(configuration.name) \(configuration.vocabularySize); compare models of one vocabulary"
+            )
         }
-        try check(tokens, windows)
-        let first = try await reference.makeScorer(windowLength: windows.length)
-        let second = try await makeScorer(windowLength: windows.length)
-        let rowCount = min(first.rowCapacity, second.rowCapacity)
-        let rows = HeldRows(rowCount: rowCount, width: width)
+    }
+
+    fileprivate func check(_ tokens: [Int32], _ windows: SlidingWindows) throws(EngineError) {
+        precondition(
+            windows.tokenCount <= tokens.count,
+            "Engine: windows over \(windows.tokenCount) of \(tokens.count) tokens")
+        try check([tokens])
+    }
+}
+
+extension TextScorer {
+    /// `Engine.compare`, in room that was made before: where both engines lie on one device, room for the windows of the
+    /// first is taken before the second takes what is left.
+    public func compare(
+        with reference: TextScorer, on tokens: [Int32], in windows: SlidingWindows,
+        progress: @Sendable (PerplexityComparison) -> Void = { _ in }
+    ) async throws -> PerplexityComparison {
+        try engine.checkVocabulary(of: reference.engine)
+        try engine.check(tokens, windows)
+        let rowCount = min(reference.rowCapacity, rowCapacity)
+        let rows = HeldRows(rowCount: rowCount, width: engine.configuration.vocabularySize)
         var comparison = PerplexityComparison()
         for index in 0..<windows.count {
             for pass in windows.passes(of: windows[index], rowCount: rowCount) {
                 if Task.isCancelled { return comparison }
-                _ = try await first.run(pass, of: tokens, into: 0) { row, logits, _ in
+                _ = try await reference.run(pass, of: tokens, into: 0) { row, logits, _ in
                     rows.hold(logits, row)
                     row += 1
                 }
-                comparison = try await second.run(pass, of: tokens, into: (comparison, 0)) {
+                comparison = try await run(pass, of: tokens, into: (comparison, 0)) {
                     total, logits, token in
                     rows.lend(total.1) { total.0.add(reference: $0, measured: logits, token: token) }
                     total.1 += 1
@@ -60,13 +83,6 @@ extension Engine {
             }
         }
         return comparison
-    }
-
-    private func check(_ tokens: [Int32], _ windows: SlidingWindows) throws(EngineError) {
-        precondition(
-            windows.tokenCount <= tokens.count,
-            "Engine: windows over \(windows.tokenCount) of \(tokens.count) tokens")
-        try check([tokens])
     }
 }
 

@@ -30,6 +30,8 @@ public final class Engine: Sendable {
         public var quantization: Quantization?
         /// Keys and values are kept in 4 bits.
         public var compressesCache = false
+        /// Chooses `quantization` and `compressesCache`; nil where they are given.
+        public var automaticCompression: AutomaticCompression?
         /// Weights in CPU memory are pinned.
         public var pinsWeights = true
         /// Weights are copied while earlier ones are used.
@@ -70,6 +72,8 @@ public final class Engine: Sendable {
     }
 
     public let configuration: OPTConfiguration
+    /// How its form was chosen; nil where that was given.
+    public let compression: CompressionChoice?
     /// nil for random weights, and where the model's folder has no tokenizer files.
     public let tokenizer: Tokenizer?
     /// What the model's folder recommends for sampling; greedy where it says nothing.
@@ -141,7 +145,6 @@ public final class Engine: Sendable {
         notice: @Sendable (String) -> Void = { _ in },
         progress: @escaping @Sendable (_ loadedByteCount: Int, _ byteCount: Int) -> Void = { _, _ in }
     ) async throws -> Engine {
-        let start = ContinuousClock.now
         let instructionSet = try options.instructionSet ?? bestInstructionSet()
         guard instructionSet.kernels != nil else {
             throw EngineError(
@@ -152,26 +155,39 @@ public final class Engine: Sendable {
         if let count = options.threadCount, count < 1 || count > 1024 {
             throw EngineError(.invalidOption, "\(count) threads were asked for; give 1 to 1024")
         }
+        var options = options
+        var chosen: (compression: CompressionChoice, lane: LaneChoice)?
+        if let automatic = options.automaticCompression {
+            chosen = try await CompressionSearch(model, automatic, options: options).run(notice: notice)
+            if let form = chosen?.compression.chosen { options.use(form) }
+        }
+        // Losses are measured once: that is no part of loading.
+        let start = ContinuousClock.now
         let configuration = try model.configuration.quantized(
             options.quantization, cache: options.compressesCache)
-        let choice = try await LaneChoice(configuration, options, notice: notice)
+        let choice: LaneChoice
+        if let lane = chosen?.lane {
+            choice = lane
+        } else {
+            choice = try await LaneChoice(configuration, options, notice: notice)
+        }
         let pool = WorkerPool(workerCount: options.threadCount ?? choice.threadCount)
         let leader = LeaderThread(pool: pool)
-        return try await leader.perform {
+        return try await leader.perform { [options, chosen] in
             try Engine(
-                model, configuration, choice: choice, options: options, instructionSet: instructionSet,
-                pool: pool,
-                leader: leader, start: start, progress: progress)
+                model, configuration, choice: choice, compression: chosen?.compression, options: options,
+                instructionSet: instructionSet, pool: pool, leader: leader, start: start, progress: progress)
         }
     }
 
     private init(
-        _ model: ModelReference, _ configuration: OPTConfiguration, choice: LaneChoice, options: Options,
-        instructionSet: InstructionSet,
+        _ model: ModelReference, _ configuration: OPTConfiguration, choice: LaneChoice,
+        compression: CompressionChoice?, options: Options, instructionSet: InstructionSet,
         pool: WorkerPool, leader: LeaderThread, start: ContinuousClock.Instant,
         progress: @escaping @Sendable (Int, Int) -> Void
     ) throws {
         self.configuration = configuration
+        self.compression = compression
         self.instructionSet = instructionSet
         self.leader = leader
         self.pool = pool

@@ -51,12 +51,7 @@ extension LaneChoice {
             self.init()
             return
         }
-        if configuration.hasQuantizedCache {
-            throw EngineError(
-                .invalidOption,
-                "compressed caches are computed with on the CPU alone so far; add --device cpu, or leave --compress-cache out"
-            )
-        }
+        if let refusal = Self.refusal(onGPU: configuration) { throw refusal }
         let contextSeconds = start.duration(to: .now).seconds
         let choosing = GPUChoice(
             configuration: options.group.part(of: configuration), options: options, context: context,
@@ -71,8 +66,27 @@ extension LaneChoice {
             ])
     }
 
+    /// Why a GPU cannot compute the model in this form; nil where it can.
+    static func refusal(onGPU configuration: OPTConfiguration) -> EngineError? {
+        guard configuration.hasQuantizedCache else { return nil }
+        return EngineError(
+            .invalidOption,
+            "compressed caches are computed with on the CPU alone so far; add --device cpu, or leave --compress-cache out"
+        )
+    }
+
     private static func threadCount(for request: PlacementRequest) -> Int? {
         request.usesBothLanes ? WorkerPool.workerCountBesideStreaming : nil
+    }
+}
+
+extension Engine.Options {
+    /// What is expected, or one sequence as long as the model knows, with a quarter of it in the prompt.
+    func workload(of configuration: OPTConfiguration) -> Workload {
+        let most = configuration.maximumPositions
+        return expectedWorkload
+            ?? Workload(
+                batchSize: 1, promptLength: max(1, most / 4), generationLength: most - max(1, most / 4))
     }
 }
 
@@ -135,13 +149,7 @@ private struct GPUChoice {
     /// stream, and rank 0's logits of the whole vocabulary.
     private var groupGPUByteCount: Int { options.group == nil ? 0 : 1 << 30 }
 
-    /// What is expected, or one sequence as long as the model knows, with a quarter of it in the prompt.
-    private var workload: Workload {
-        let most = configuration.maximumPositions
-        return options.expectedWorkload
-            ?? Workload(
-                batchSize: 1, promptLength: max(1, most / 4), generationLength: most - max(1, most / 4))
-    }
+    private var workload: Workload { options.workload(of: configuration) }
 
     private var working: WorkingMemory {
         GPULane.workingMemory(

@@ -1,4 +1,5 @@
 import Glibc
+import Placement
 
 /// How far one model's predictions are from another's, over the same positions of the same windows.
 ///
@@ -9,6 +10,9 @@ public struct PerplexityComparison: Sendable, Hashable {
     /// KL(reference ‖ measured) = Σ p · (log p − log q) over the vocabulary, in nats a token; its standard error takes
     /// neighbouring tokens for independent.
     public private(set) var divergence = MeanEstimate()
+    /// log p − log q of the tokens that came: how much less likely the measured model holds them, in nats a token. Of one
+    /// position both are likely or unlikely together, so it is far surer than the two perplexities are.
+    public private(set) var lostLikelihood = MeanEstimate()
     /// Positions at which both hold the same token for the likeliest.
     public private(set) var agreementCount = 0
 
@@ -18,6 +22,9 @@ public struct PerplexityComparison: Sendable, Hashable {
 
     /// The share of positions at which both hold the same token for the likeliest, in [0, 1].
     public var agreement: Double { Double(agreementCount) / Double(max(1, positionCount)) }
+
+    /// How much higher the measured perplexity is, of the reference's: 0.01 for 1 %.
+    public var perplexityLoss: PerplexityLoss { PerplexityLoss(lostLikelihood) }
 
     /// Adds a position: both models' logits, [vocabulary], or log-probabilities, of which `token` came.
     public mutating func add(reference: Span<Float>, measured: Span<Float>, token: Int32) {
@@ -35,6 +42,8 @@ public struct PerplexityComparison: Sendable, Hashable {
         let (ofP, ofQ) = (LogNormalizer(p), LogNormalizer(q))
         reference.add(p, ofP, token: token)
         measured.add(q, ofQ, token: token)
+        lostLikelihood.add(
+            ofQ.logSumExp - Double(q[Int(token)]) - (ofP.logSumExp - Double(p[Int(token)])))
         if ofP.likeliest == ofQ.likeliest { agreementCount += 1 }
         var difference = 0.0
         for index in p.indices {
@@ -44,5 +53,14 @@ public struct PerplexityComparison: Sendable, Hashable {
         }
         // Of equal distributions rounding may leave a little less than 0.
         divergence.add(max(0, difference / ofP.sum - ofP.logSumExp + ofQ.logSumExp))
+    }
+}
+
+extension PerplexityLoss {
+    /// - Parameter lostLikelihood: log p − log q of tokens.
+    init(_ lostLikelihood: MeanEstimate) {
+        self.init(
+            expm1(lostLikelihood.mean),
+            standardError: lostLikelihood.standardError.map { exp(lostLikelihood.mean) * $0 })
     }
 }

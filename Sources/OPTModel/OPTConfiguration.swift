@@ -45,6 +45,11 @@ public struct OPTConfiguration: Sendable, Hashable {
     /// Queries are scaled by it after their bias.
     public var queryScale: Float { 1 / Float(headDimension).squareRoot() }
 
+    /// In how many bits weights and cache are kept.
+    public var compressionForm: CompressionForm {
+        CompressionForm(quantization, compressesCache: hasQuantizedCache)
+    }
+
     /// A head's key or value of one position in the cache, in bytes.
     public var cachePositionByteCount: Int {
         hasQuantizedCache

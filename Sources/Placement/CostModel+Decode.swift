@@ -24,8 +24,7 @@ extension CostModel {
         func add(_ block: StepTraffic.Block, _ kind: LayerKind) {
             let count = Double(block.count)
             let gpu = gpuSeconds(block)
-            let cpu = cpuSeconds(
-                block, bytesPerSecond: cpuRate, bytesPerWeight: placement.shape.bytesPerWeight)
+            let cpu = cpuSeconds(block, bytesPerSecond: cpuRate)
             let hasJoin = hardware.gpu != nil && block.cpuByteCount > 0
             let join = hasJoin ? joinSeconds(kind, placement) : 0
             cost.gpuSeconds += count * gpu
@@ -80,16 +79,17 @@ extension CostModel {
         return late <= 0 ? 0 : late / rates.uploadAlone
     }
 
-    /// The CPU's part of one block: reading, then, for rows beyond the first, arithmetic that reading does not hide.
-    private func cpuSeconds(_ block: StepTraffic.Block, bytesPerSecond: Double, bytesPerWeight: Int) -> Double
-    {
+    /// The CPU's part of one block: reading, then, for rows beyond the first, arithmetic that reading does not hide. A cache
+    /// in 4 bits is read while it is expanded.
+    private func cpuSeconds(_ block: StepTraffic.Block, bytesPerSecond: Double) -> Double {
         guard block.cpuByteCount > 0 else { return 0 }
-        let weightCount = block.cpuWeightByteCount / Double(bytesPerWeight)
-        let operationCount = 2 * weightCount * Double(workload.batchSize - 1)
+        let operationCount = 2 * block.cpuWeightCount * Double(workload.batchSize - 1)
+        let expanding = block.cpuExpandedElementCount / rates.cpuExpandedElements
+        let waiting = max(0, expanding - block.cpuCacheByteCount / bytesPerSecond)
         let besideGPU =
             Self.cpuBlockSecondsBesideGPU + Double(workload.batchSize - 1) * Self.cpuRowSecondsBesideGPU
         return Self.cpuBlockSeconds + (hardware.gpu == nil ? 0 : besideGPU) + block.cpuByteCount
-            / bytesPerSecond
+            / bytesPerSecond + waiting
             + operationCount / rates.cpuFewRowsOperations
     }
 

@@ -12,9 +12,12 @@ extension CostModel {
         let tableByteCount = placement.byteCount(.outputEmbedding, 0..<placement.tokenTable.count)
         let rowCount = Double(workload.promptRowCount)
         // Logits are made of a prompt's last row only.
+        let layerWeightCount =
+            shape.layerCount
+            * (shape.headCount * shape.weightsPerHead + shape.feedForwardSize * shape.weightsPerNeuron)
+        let tableWeightCount = shape.vocabularySize * shape.embeddingSize
         let operationCount =
-            2 / Double(shape.bytesPerWeight)
-            * (Double(layerByteCount) * rowCount + Double(tableByteCount * workload.batchSize))
+            2 * (Double(layerWeightCount) * rowCount + Double(tableWeightCount * workload.batchSize))
         let byteCount = Double(layerByteCount + tableByteCount)
         var cost = StepCost()
         guard hardware.gpu != nil else {

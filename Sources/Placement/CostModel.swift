@@ -50,6 +50,8 @@ public struct CostModel: Sendable, Hashable {
         /// Of many rows, and of few.
         let cpuOperations: Double
         let cpuFewRowsOperations: Double
+        /// Elements of a cache in 4 bits that the CPU attends over, a second.
+        let cpuExpandedElements: Double
         let disk: Double
 
         init(_ hardware: HardwareProfile, threadCount: Int) {
@@ -72,6 +74,8 @@ public struct CostModel: Sendable, Hashable {
                 Double(threadCount) * CostModel.cpuOperationsPerSecond(processor.instructionSet)
             cpuFewRowsOperations =
                 Double(threadCount) * CostModel.cpuFewRowsOperationsPerSecond(processor.instructionSet)
+            cpuExpandedElements =
+                Double(threadCount) * CostModel.cpuExpandedElementsPerSecond(processor.instructionSet)
             disk = hardware.diskReadBytesPerSecond ?? CostModel.assumedDiskBytesPerSecond
         }
 

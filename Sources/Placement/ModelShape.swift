@@ -50,9 +50,13 @@ extension ModelShape {
     /// The bytes of one element of a bias or norm.
     static let bytesPerVectorElement = 4
 
+    /// The weights of one head, and of one neuron, of one layer.
+    var weightsPerHead: Int { 4 * headDimension * hiddenSize }
+    var weightsPerNeuron: Int { 2 * hiddenSize }
+
     /// The weights of one head of one layer, in bytes.
     public var bytesPerHead: Int {
-        guard let quantization else { return 4 * headDimension * hiddenSize * bytesPerWeight }
+        guard let quantization else { return weightsPerHead * bytesPerWeight }
         return quantization.byteCount(outputs: 3 * headDimension, inputs: hiddenSize)
             + quantization.byteCount(
                 outputs: hiddenSize, inputs: headDimension,
@@ -60,7 +64,7 @@ extension ModelShape {
     }
     /// The weights of one neuron of one layer, in bytes.
     public var bytesPerNeuron: Int {
-        guard let quantization else { return 2 * hiddenSize * bytesPerWeight }
+        guard let quantization else { return weightsPerNeuron * bytesPerWeight }
         let group = Quantization.groupSize
         return
             (quantization.byteCount(outputs: group, inputs: hiddenSize)

@@ -8,7 +8,10 @@ struct StepTraffic {
         /// Cache elsewhere that the GPU reads in place, over PCIe.
         let inPlaceByteCount: Double
         let cpuWeightByteCount: Double
+        let cpuWeightCount: Double
         let cpuCacheByteCount: Double
+        /// Keys and values in 4 bits that the CPU expands.
+        let cpuExpandedElementCount: Double
         /// What comes to the GPU through the staging ring.
         let streamedByteCount: Double
         /// How often the CPU reads its weights.
@@ -33,7 +36,8 @@ struct StepTraffic {
         let bytesPerCacheHead =
             Double(positionCount) * Double(shape.cacheBytesPerHead) / Double(max(1, layerCount))
         func block(
-            _ layer: LayerPlacement, count: Int, bytesPerUnit: Int, cache: (gpu: Int, inPlace: Int, cpu: Int)
+            _ layer: LayerPlacement, count: Int, bytesPerUnit: Int, weightsPerUnit: Int,
+            cache: (gpu: Int, inPlace: Int, cpu: Int)
         ) -> Block {
             Block(
                 count: count,
@@ -41,20 +45,26 @@ struct StepTraffic {
                     * bytesPerCacheHead,
                 inPlaceByteCount: Double(cache.inPlace) * bytesPerCacheHead,
                 cpuWeightByteCount: Double(layer.cpuComputed.count * bytesPerUnit),
+                cpuWeightCount: Double(layer.cpuComputed.count * weightsPerUnit),
                 cpuCacheByteCount: Double(cache.cpu) * bytesPerCacheHead,
+                cpuExpandedElementCount: shape.hasQuantizedCache
+                    ? Double(cache.cpu * positionCount * 2 * shape.headDimension) : 0,
                 streamedByteCount: Double(layer.streamed.count * bytesPerUnit), cpuTurnCount: cpuTurnCount)
         }
         let heads = placement.attention
         attention = block(
             heads, count: layerCount, bytesPerUnit: shape.bytesPerHead,
+            weightsPerUnit: shape.weightsPerHead,
             cache: (
                 placement.cacheHeads.gpu.count, placement.gpuHeadsWithCacheElsewhere.count,
                 heads.cpuComputed.count
             ))
         mlp = block(
-            placement.mlp, count: layerCount, bytesPerUnit: shape.bytesPerNeuron, cache: (0, 0, 0))
+            placement.mlp, count: layerCount, bytesPerUnit: shape.bytesPerNeuron,
+            weightsPerUnit: shape.weightsPerNeuron, cache: (0, 0, 0))
         logits = block(
-            placement.tokenTable, count: 1, bytesPerUnit: shape.bytesPerTokenRow, cache: (0, 0, 0))
+            placement.tokenTable, count: 1, bytesPerUnit: shape.bytesPerTokenRow,
+            weightsPerUnit: shape.embeddingSize, cache: (0, 0, 0))
         streamedFromCPU = Double(placement.streamedByteCount(from: .cpu))
         streamedFromDisk = Double(placement.streamedByteCount(from: .disk))
         computedFromDisk = Double(placement.cpuComputedByteCount(on: .disk))

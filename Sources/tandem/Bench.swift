@@ -48,6 +48,11 @@ struct Bench: AsyncParsableCommand {
         if sweep == nil && svg != nil {
             throw ValidationError("--svg draws a sweep; give --sweep computation")
         }
+        if sweep != nil && placement.compression.isAutomatic {
+            throw ValidationError(
+                "--sweep compares placements of one form; give --compress-weight or --compress-cache instead of --compress auto"
+            )
+        }
         if try sweep != nil && processes.hasOthers {
             throw ValidationError("--sweep compares what one process does; start one")
         }

@@ -140,6 +140,7 @@ struct Generate: AsyncParsableCommand {
             }
             line += ")"
         }
-        writeToStandardError(line + "\n")
+        let choice = engine.compression?.reportLines ?? []
+        writeToStandardError(([line] + choice).joined(separator: "\n") + "\n")
     }
 }

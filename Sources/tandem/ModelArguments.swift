@@ -61,6 +61,11 @@ struct ModelArguments: ParsableArguments {
         placement: PlacementArguments, options: inout Engine.Options
     ) async throws -> Bool {
         guard try processes.hasOthers else { return true }
+        if placement.compression.isAutomatic {
+            throw ValidationError(
+                "--compress auto chooses for one process; tandem plan says what it chooses, to be given to all"
+            )
+        }
         let reference = try reference(model, defaultPath: defaultPath)
         let agreement = [
             ControlLink.Agreement("--model", model),

@@ -12,6 +12,7 @@ struct PerplexityCommand: AsyncParsableCommand {
 
               tandem perplexity --model facebook/opt-1.3b --file text.txt
               tandem perplexity --file text.txt --window 512 --stride 512 --json
+              tandem perplexity --file text.txt --compress-weight --against fp16
             """)
 
     @Option(
@@ -36,6 +37,15 @@ struct PerplexityCommand: AsyncParsableCommand {
     @Option(help: ArgumentHelp("Score no more than the text's first tokens.", valueName: "count"))
     var maxTokens: Int?
 
+    @Option(
+        help: ArgumentHelp(
+            "Hold the predictions against another model's, which is loaded beside this one: fp16 for the same without "
+                + "compression, or a folder. Limits of memory are each of the two's.", valueName: "model"))
+    var against: String?
+
+    @Option(help: "What computes the model of --against; as --device by default.")
+    var againstDevice: Engine.Processor?
+
     @OptionGroup(title: "Model") var modelArguments: ModelArguments
     @OptionGroup(title: "Placement") var placement: PlacementArguments
     @OptionGroup(title: "Several processes") var processes: GroupArguments
@@ -50,11 +60,19 @@ struct PerplexityCommand: AsyncParsableCommand {
         if let maxTokens, maxTokens < 2 {
             throw ValidationError("--max-tokens is \(maxTokens); give 2 or more")
         }
+        if let againstDevice, against == nil {
+            throw ValidationError(
+                "--against-device \(againstDevice.rawValue) is for the model of --against; give that, too")
+        }
+        if try against != nil && processes.hasOthers {
+            throw ValidationError("--against holds two models of one process against each other; start one")
+        }
     }
 
     func run() async throws {
         var options = try placement.engineOptions(modelArguments.engineOptions)
-        let positions = try modelArguments.reference(model).configuration.maximumPositions
+        let measured = try modelArguments.reference(model)
+        var positions = try measured.configuration.maximumPositions
         // One pass after another, and nothing is generated: what a placement is chosen for has at least a token.
         options.expectedWorkload = Workload(
             batchSize: 1, promptLength: max(1, min(window ?? positions, positions) - 1), generationLength: 1)
@@ -63,6 +81,10 @@ struct PerplexityCommand: AsyncParsableCommand {
         if !isConductor { return }
         InterruptWatcher.install()
         // What can be refused is, before a large model is loaded.
+        let reference = try against.map {
+            try PerplexityReference($0, of: measured, options: options, device: againstDevice)
+        }
+        positions = min(positions, reference?.configuration.maximumPositions ?? positions)
         try SlidingWindows.check(length: window, stride: stride, maximumPositions: positions)
         let text = try readText()
         let engine = try await modelArguments.load(
@@ -71,7 +93,12 @@ struct PerplexityCommand: AsyncParsableCommand {
         let windows = try SlidingWindows(
             tokenCount: min(tokens.count, maxTokens ?? tokens.count), length: window, stride: stride,
             maximumPositions: positions)
-        let report = try await measure(tokens, windows, on: engine)
+        let report: PerplexityReport
+        if let reference {
+            report = try await compare(engine, with: reference, on: text, tokens, windows)
+        } else {
+            report = try await measure(tokens, windows, on: engine)
+        }
         writeToStandardOutput(json ? try report.json() : report.text)
         if InterruptWatcher.wasInterrupted { InterruptWatcher.end() }
     }
@@ -87,18 +114,49 @@ struct PerplexityCommand: AsyncParsableCommand {
     private func measure(_ tokens: [Int32], _ windows: SlidingWindows, on engine: Engine) async throws
         -> PerplexityReport
     {
+        let (perplexity, seconds) = try await scored(windows) { update in
+            try await engine.perplexity(of: tokens, in: windows, progress: update)
+        }
+        return PerplexityReport(
+            engine: engine, perplexity, windows, seconds: seconds, ranks: try await engine.rankReports())
+    }
+
+    private func compare(
+        _ engine: Engine, with reference: PerplexityReference, on text: String, _ tokens: [Int32],
+        _ windows: SlidingWindows
+    ) async throws -> PerplexityReport {
+        let isQuiet = quiet || json
+        let scorer = try await engine.makeScorer(windowLength: windows.length)
+        let bar = ProgressBar(
+            label: "loading \(reference.label)", isVisible: !isQuiet && ProgressBar.isTerminal)
+        let other = try await reference.load(
+            notice: { if !isQuiet { writeToStandardError($0 + "\n") } }, progress: { bar.update($0, of: $1) })
+        bar.finish()
+        try PerplexityReference.check(other, reads: text, as: tokens)
+        let otherScorer = try await other.makeScorer(windowLength: windows.length)
+        let (comparison, seconds) = try await scored(windows) { update in
+            try await scorer.compare(with: otherScorer, on: tokens, in: windows) { update($0.measured) }
+        }
+        var report = PerplexityReport(
+            engine: engine, comparison.measured, windows, seconds: seconds, ranks: [])
+        report.comparison = PerplexityReport.Comparison(comparison, with: other)
+        return report
+    }
+
+    /// What `score` comes to, and the seconds that it takes; Ctrl-C ends it early.
+    private func scored<Result: Sendable>(
+        _ windows: SlidingWindows,
+        _ score:
+            @escaping @Sendable (_ update: @escaping @Sendable (Perplexity) -> Void) async throws -> Result
+    ) async throws -> (Result, seconds: Double) {
         let start = ContinuousClock.now
         let line = ScoringLine(tokenCount: windows.tokenCount, isVisible: !quiet && !json)
-        let measuring = Task {
-            try await engine.perplexity(of: tokens, in: windows, progress: line.update)
-        }
-        InterruptWatcher.onInterrupt { measuring.cancel() }
+        let scoring = Task { try await score(line.update) }
+        InterruptWatcher.onInterrupt { scoring.cancel() }
         do {
-            let perplexity = try await measuring.value
+            let result = try await scoring.value
             line.finish()
-            let seconds = start.duration(to: .now) / .seconds(1)
-            return PerplexityReport(
-                engine: engine, perplexity, windows, seconds: seconds, ranks: try await engine.rankReports())
+            return (result, start.duration(to: .now) / .seconds(1))
         } catch {
             Tandem.leave(with: error)
         }

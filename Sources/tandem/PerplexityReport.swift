@@ -1,9 +1,15 @@
 import Engine
 import FoundationEssentials
+import Glibc
+import Placement
 
 /// A model's perplexity on a text, and how it was measured.
 struct PerplexityReport: Codable {
     var model: String
+    /// In how many bits weights and cache are kept: "fp16", "weights in 4 bits".
+    var compression: String
+    /// How that was chosen; empty where it was given.
+    var compressionChoice: [String]
     var threads: Int
     var instructionSet: String
     /// The GPU, where it computes.
@@ -27,12 +33,70 @@ struct PerplexityReport: Codable {
     var standardError: Double?
     var seconds: Double
     var tokensPerSecond: Double
+    /// With --against.
+    var comparison: Comparison?
+
+    /// How far the predictions are from another model's.
+    struct Comparison: Codable {
+        /// "opt-1.3b in fp16"
+        var reference: String
+        var referenceGPU: String?
+        var referencePlacement: [String]
+        /// What is not there could not be said of fewer than two tokens, all that was scored before it was interrupted.
+        var referencePerplexity: Double?
+        var referenceStandardError: Double?
+        /// How much higher the perplexity is, in percent of the reference's.
+        var perplexityLossPercent: Double?
+        var perplexityLossStandardErrorPercent: Double?
+        /// The mean Kullback-Leibler divergence of the predictions from the reference's, in nats a token.
+        var divergence: Double
+        var divergenceStandardError: Double?
+        /// The share of positions at which both hold the same token for the likeliest.
+        var agreement: Double
+
+        init(_ comparison: PerplexityComparison, with engine: Engine) {
+            reference = PerplexityReference.label(of: engine.configuration)
+            referenceGPU = engine.gpuName
+            referencePlacement = engine.placement?.reportLines ?? []
+            divergence = comparison.divergence.mean
+            divergenceStandardError = comparison.divergence.standardError
+            agreement = comparison.agreement
+            if let standardError = comparison.reference.standardError {
+                referencePerplexity = comparison.reference.value
+                referenceStandardError = standardError
+                let loss = comparison.perplexityLoss
+                perplexityLossPercent = 100 * loss.value
+                perplexityLossStandardErrorPercent = loss.standardError.map { 100 * $0 }
+            }
+        }
+
+        fileprivate var lines: [String] {
+            guard let referencePerplexity, let referenceStandardError, let perplexityLossPercent,
+                let perplexityLossStandardErrorPercent, let divergenceStandardError
+            else { return [] }
+            // With as many decimals as the error takes to say something.
+            func number(_ value: Double, _ error: Double, _ leastDecimals: Int) -> String {
+                let needed = error > 0 ? 1 - Int(log10(error).rounded(.down)) : 0
+                let decimals = min(max(leastDecimals, needed), 9)
+                return "\(value.formatted(decimals: decimals)) ± \(error.formatted(decimals: decimals))"
+            }
+            let loss = number(abs(perplexityLossPercent), perplexityLossStandardErrorPercent, 2)
+            return referencePlacement + [
+                "\(reference): \(number(referencePerplexity, referenceStandardError, 3))",
+                "perplexity is \(loss) % \(perplexityLossPercent < 0 ? "lower" : "higher")",
+                "KL divergence: \(number(divergence, divergenceStandardError, 4)) nats a token",
+                "the same likeliest token at \((100 * agreement).formatted(decimals: 1)) % of positions",
+            ]
+        }
+    }
 
     init(
         engine: Engine, _ perplexity: Perplexity, _ windows: SlidingWindows, seconds: Double,
         ranks: [RankReport]
     ) {
         model = engine.configuration.name
+        compression = engine.configuration.compressionForm.label
+        compressionChoice = engine.compression?.reportLines ?? []
         threads = engine.threadCount
         instructionSet = engine.instructionSet.rawValue
         gpu = engine.gpuName
@@ -54,12 +118,16 @@ struct PerplexityReport: Codable {
         let place =
             (ranks.isEmpty ? "" : "\(ranks.count) ranks, each ")
             + (gpu ?? "\(threads) threads, \(instructionSet)")
-        var lines = placement + ["\(model), \(place)"]
+        var lines =
+            compressionChoice + placement + [
+                "\(model)\(compression == "fp16" ? "" : ", \(compression)"), \(place)"
+            ]
         if let perplexity, let standardError {
             lines.append(
                 "perplexity: \(perplexity.formatted(decimals: 3)) ± \(standardError.formatted(decimals: 3))   "
                     + "(\(negativeLogLikelihood.formatted(decimals: 4)) nats a token)")
         }
+        lines += comparison?.lines ?? []
         lines.append(
             "\(scoredTokens) \(scoredTokens < textTokens ? "of \(textTokens) " : "")tokens in "
                 + (windows == 1

@@ -98,6 +98,10 @@ struct PlacementArguments: ParsableArguments {
                 "--placement auto chooses the cache's percentages too; leave it or --cache-percent out")
         }
         _ = try (pinsWeights, overlaps, computesCacheOnCPU, rebalances)
+        if try compression.isAutomatic && computesCacheOnCPU {
+            throw ValidationError(
+                "--compress auto cannot predict steps with --cpu-cache-compute; leave one of them out")
+        }
         guard stagingSlots >= 2 else {
             throw ValidationError(
                 "--staging-slots is \(stagingSlots); give 2 or more, so that one fills while one is read")
@@ -181,6 +185,7 @@ struct PlacementArguments: ParsableArguments {
         options.cacheShares = try cacheShares
         options.quantization = try compression.quantization
         options.compressesCache = try compression.compressesCache
+        options.automaticCompression = try compression.automatic
         options.pinsWeights = try pinsWeights
         options.overlaps = try overlaps
         options.stagingSlotCount = stagingSlots

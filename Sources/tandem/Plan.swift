@@ -10,10 +10,11 @@ struct Plan: AsyncParsableCommand {
         abstract: "Choose where weights lie and who computes with them, and predict the latency.",
         discussion: """
             From the model's sizes, the memory that is free and what tandem doctor measured of the machine, which is
-            measured now where nothing is remembered. Nothing is loaded.
+            measured now where nothing is remembered. Nothing is loaded, but by --compress auto to measure losses.
 
               tandem plan --model facebook/opt-6.7b
               tandem plan --model facebook/opt-30b --gpu-memory 24GiB --gpu-batch-size 8
+              tandem plan --model ./opt-6.7b --compress auto --max-perplexity-loss 2 --perplexity-text text.txt
               tandem doctor --json > machine.json; tandem plan --machine machine.json
             """)
 
@@ -63,14 +64,42 @@ struct Plan: AsyncParsableCommand {
         let reference = try ModelReference(
             model: model, path: ModelReference.randomWeightsPath,
             downloadFolders: ModelArguments.downloadFolders)
+        var form = CompressionForm(
+            try compression.quantization, compressesCache: try compression.compressesCache)
+        var choice: CompressionChoice?
+        if let automatic = try compression.automatic {
+            choice = try await choose(automatic, request)
+            if let chosen = choice?.chosen { form = chosen }
+        }
         let configuration = try reference.configuration.quantized(
-            compression.quantization, cache: compression.compressesCache)
+            form.quantization, cache: form.compressesCache)
         let planner = try await request.planner(for: configuration)
         writeToStandardOutput(
             PlanReport(
                 plan: try planner.plan(), profile: planner.hardware, model: configuration.name,
-                workload: request.workload
+                workload: request.workload, form: form, choice: choice
             ).text)
+    }
+
+    /// Losses are measured here, steps predicted for the machine that is planned for.
+    private func choose(_ automatic: AutomaticCompression, _ request: PlanningRequest) async throws
+        -> CompressionChoice
+    {
+        let weights: ModelReference
+        do {
+            weights = try ModelReference(model: model, downloadFolders: ModelArguments.downloadFolders)
+        } catch {
+            throw EngineError(
+                .modelNotFound,
+                "--compress auto measures losses with the model itself, and its weights were not found; give their folder with "
+                    + "--model")
+        }
+        var options = Engine.Options()
+        options.gpuMemoryByteCount = gpuMemory?.byteCount
+        options.cpuMemoryByteCount = cpuMemory?.byteCount
+        return try await CompressionSearch(weights, automatic, options: options).run(
+            notice: { writeToStandardError($0 + "\n") }
+        ) { try await request.planner(for: $0).plan().prediction.decodeStep.seconds }
     }
 }
 
@@ -80,6 +109,9 @@ struct PlanReport {
     let profile: HardwareProfile
     let model: String
     let workload: Workload
+    let form: CompressionForm
+    /// How the form was chosen; nil where it was given.
+    let choice: CompressionChoice?
 
     var text: String {
         var lines = ["\(profile.machine.key), measured \(profile.date)"]
@@ -87,16 +119,19 @@ struct PlanReport {
             "\(model), batch \(workload.batchSize), prompt \(workload.promptLength), generate "
                 + "\(workload.generationLength)")
         lines.append("")
+        if let choice { lines += choice.reportLines + [""] }
         lines += plan.placement.reportLines
         lines.append("")
         if profile.gpu == nil {
-            lines.append("there is no GPU: --device cpu --threads \(plan.threadCount)")
+            let arguments = ["--device cpu --threads \(plan.threadCount)"] + form.arguments
+            lines.append("there is no GPU: \(arguments.joined(separator: " "))")
         } else {
             let request = plan.request
-            let arguments = [
-                request.weightArguments, request.computationArguments, request.cacheArguments,
-                "--threads \(plan.threadCount)",
-            ]
+            let arguments =
+                [
+                    request.weightArguments, request.computationArguments, request.cacheArguments,
+                    "--threads \(plan.threadCount)",
+                ] + form.arguments
             lines.append(arguments.filter { !$0.isEmpty }.joined(separator: " "))
         }
         lines.append("")

@@ -197,6 +197,10 @@ struct PerplexityTests {
         // Two values x and 0: their standard deviation is x / √2.
         #expect(abs(try #require(comparison.divergence.standardError) - expected / 2) < 1e-5)
         #expect(comparison.agreement == 0.5 && comparison.positionCount == 2)
+        // Of the tokens that came the likelihood rose from ¼ to ¾, then stayed at ½.
+        let loss = comparison.perplexityLoss
+        #expect(abs(loss.value - (exp(log(1.0 / 3) / 2) - 1)) < 1e-5)
+        #expect(abs(try #require(loss.standardError) - (1 + loss.value) * log(3) / 2) < 1e-5)
         // What the reference holds for impossible costs nothing.
         var certain = PerplexityComparison()
         certain.add(
@@ -230,6 +234,7 @@ struct PerplexityTests {
         #expect(abs(comparison.measured.value / alone.value - 1) < 1e-4)
         let other = try await reference.perplexity(of: tokens, in: windows)
         #expect(abs(comparison.reference.value / other.value - 1) < 1e-4)
+        #expect(abs(comparison.perplexityLoss.value - (alone.value / other.value - 1)) < 1e-3)
     }
 
     @Test func `models of different vocabularies are not compared`() async throws {

@@ -3,7 +3,7 @@ import Testing
 
 struct PlanCommandTests {
     /// A machine like the one that docs/performance.md is about.
-    private static let report = """
+    static let report = """
         {"profile": {"gpu": {"name": "NVIDIA H200", "memoryByteCount": 150000000000, "multiprocessorCount": 132,
         "memoryReadBytesPerSecond": 4.6e12, "uploadBytesPerSecond": 5.55e10, "downloadBytesPerSecond": 5.4e10},
         "processor": {"name": "Xeon", "coreCount": 16, "instructionSet": "avx512", "memoryReadBytesPerSecond": 1.15e11},

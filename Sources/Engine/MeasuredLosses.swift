@@ -1,0 +1,112 @@
+import FoundationEssentials
+import Glibc
+import OPTModel
+import Placement
+import SystemPackage
+
+/// What was measured of a model on a text.
+struct MeasuredLosses: Codable, Hashable {
+    struct Entry: Codable, Hashable {
+        var form: CompressionForm
+        var loss: PerplexityLoss
+    }
+
+    /// Digests of what was measured, and on what.
+    var model: String
+    var text: String
+    /// −log p of each token in fp16; of the same tokens a form's loss is surer than its perplexity.
+    var reference: [Float] = []
+    var losses: [Entry] = []
+
+    init(model: String, text: String) {
+        self.model = model
+        self.text = text
+    }
+
+    /// - Parameter text: nil for the text that was measured last.
+    static func remembered(in file: FilePath, model: String, text: String?) -> MeasuredLosses? {
+        RememberedLosses(readFrom: file).measurements.last {
+            $0.model == model && (text ?? $0.text) == $0.text
+        }
+    }
+
+    /// Keeps what was measured, beside that of other models and texts, as the last. A file that cannot be read is replaced.
+    ///
+    /// - Throws: where the file cannot be written.
+    func remember(in file: FilePath) throws {
+        var remembered = RememberedLosses(readFrom: file)
+        remembered.measurements.removeAll { $0.model == model && $0.text == text }
+        remembered.measurements.append(self)
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+        try FileManager.default.createDirectory(
+            atPath: file.removingLastComponent().string, withIntermediateDirectories: true)
+        try encoder.encode(remembered).write(to: URL(filePath: file.string), options: .atomic)
+    }
+
+    var isPlausible: Bool {
+        reference.allSatisfy(\.isFinite) && !reference.isEmpty && losses.allSatisfy { $0.loss.value > -1 }
+    }
+}
+
+/// The file: a version, and what was measured, the last measurement last.
+private struct RememberedLosses: Codable {
+    var version = Self.currentVersion
+    var measurements: [MeasuredLosses] = []
+
+    /// Another one where forms, how they round, or windows change.
+    private static let currentVersion = 1
+
+    /// None where there is no such file, or it is broken, of another version or of something else. Measurements that cannot
+    /// be true are left out.
+    init(readFrom file: FilePath) {
+        guard let data = try? Data(contentsOf: URL(filePath: file.string)),
+            let read = try? JSONDecoder().decode(Self.self, from: data), read.version == version
+        else { return }
+        measurements = read.measurements.filter(\.isPlausible)
+    }
+}
+
+/// Digits that are equal for equal contents, and hardly ever for others: 64 bits of FNV-1a.
+struct ContentDigest: CustomStringConvertible {
+    private var hash: UInt64 = 0xcbf2_9ce4_8422_2325
+
+    init(_ text: String) { add(text) }
+
+    mutating func add(_ text: String) {
+        for byte in text.utf8 { hash = (hash ^ UInt64(byte)) &* 0x0000_0100_0000_01b3 }
+    }
+
+    var description: String {
+        let digits = String(hash, radix: 16)
+        return String(repeating: "0", count: 16 - digits.count) + digits
+    }
+}
+
+extension ModelReference {
+    /// A digest of the architecture and of the files' names, sizes and times of change: reading the weights would take as
+    /// long as loading them. A model that is copied is another one.
+    var contentDigest: String {
+        get throws {
+            var digest = ContentDigest(try configuration.digest)
+            let folders: [FilePath]
+            switch self {
+            case .random: folders = []
+            case .folder(let folder): folders = [folder]
+            case .weights(let weights, let configurationFolder): folders = [weights, configurationFolder]
+            }
+            for folder in folders {
+                for name in try FileManager.default.contentsOfDirectory(atPath: folder.string).sorted() {
+                    // Of what a link leads to: downloads are links.
+                    var status = stat()
+                    guard stat(folder.appending(name).string, &status) == 0,
+                        status.st_mode & S_IFMT == S_IFREG
+                    else { continue }
+                    digest.add(
+                        "\(name)/\(status.st_size)/\(status.st_mtim.tv_sec).\(status.st_mtim.tv_nsec)/")
+                }
+            }
+            return digest.description
+        }
+    }
+}
