@@ -17,10 +17,7 @@ struct CompressionLosses {
         self.model = model
         self.automatic = automatic
         var options = options
-        options.placement = nil
-        options.cacheShares = nil
-        options.placesFor = .latency
-        options.computesCacheOnCPU = false
+        options.removePlacement()
         let configuration = try model.configuration
         options.expectedWorkload = Workload(
             batchSize: 1,
@@ -56,13 +53,11 @@ struct CompressionLosses {
         if measured.reference.isEmpty {
             do {
                 measured.reference = try await negativeLogLikelihoods(.fp16, text, notice: notice)
-            } catch let error as EngineError where error.code != .outOfMemory {
-                throw error
-            } catch {
+            } catch  where error.isOutOfMemory {
                 throw EngineError(
                     .outOfMemory,
-                    "losses are measured against \(name) in fp16, which cannot be loaded here: \(error). Choose with "
-                        + "--compress-weight and --weight-bits")
+                    "losses are measured against \(name) in fp16, which has no room here: \(error). "
+                        + "Nothing is measured where --compress-weight and --weight-bits choose")
             }
         }
         let values = try await negativeLogLikelihoods(form, text, notice: notice)
@@ -115,8 +110,9 @@ struct CompressionLosses {
             for pass in windows.passes(of: windows[index], rowCount: scorer.rowCapacity) {
                 try Task.checkCancellation()
                 values = try await scorer.run(pass, of: tokens, into: values) { values, logits, token in
-                    let logSumExp = logits.withUnsafeBufferPointer { LogNormalizer($0).logSumExp }
-                    values.append(Float(logSumExp - Double(logits[Int(token)])))
+                    logits.withUnsafeBufferPointer {
+                        values.append(Float(LogNormalizer($0).negativeLogLikelihood(of: token, by: $0)))
+                    }
                 }
             }
         }

@@ -44,7 +44,7 @@ public struct CompressionSearch: Sendable {
     func run(notice: @Sendable (String) -> Void) async throws
         -> (compression: CompressionChoice, lane: LaneChoice)
     {
-        // All are held, as making a GPU's context takes no time where there is one.
+        // All are held until one is chosen: another context of a GPU takes no time only as long as there is one.
         var lanes: [CompressionForm: LaneChoice] = [:]
         let choice = try await run(notice: notice) { configuration in
             let form = configuration.compressionForm
@@ -97,10 +97,11 @@ public struct CompressionSearch: Sendable {
         guard choice.chosen != nil else {
             throw EngineError(
                 .invalidOption,
-                (choice.reportLines + [
-                    "\(configuration.name) can be kept in none of these forms; allow more with --max-perplexity-loss, or choose "
-                        + "with --compress-weight and --weight-bits"
-                ]).joined(separator: "\n"))
+                ([
+                    "\(configuration.name) can be kept in no form with at most \((100 * automatic.maximumLoss).plainText) % more "
+                        + "perplexity than in fp16; allow more with --max-perplexity-loss, or choose with --compress-weight "
+                        + "and --weight-bits:"
+                ] + choice.reportLines.dropFirst()).joined(separator: "\n"))
         }
         return choice
     }
@@ -116,6 +117,14 @@ extension Engine.Options {
     mutating func use(_ form: CompressionForm) {
         quantization = form.quantization
         compressesCache = form.compressesCache
+    }
+
+    /// Leaves to the planner where the model lies, for least latency.
+    package mutating func removePlacement() {
+        placement = nil
+        cacheShares = nil
+        placesFor = .latency
+        computesCacheOnCPU = false
     }
 }
 

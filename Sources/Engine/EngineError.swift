@@ -1,3 +1,6 @@
+import OPTModel
+import Placement
+
 /// What the engine refuses, in a sentence that says what to do instead.
 public struct EngineError: Error, Sendable, Hashable, CustomStringConvertible {
     public enum Code: Sendable, Hashable {
@@ -17,5 +20,13 @@ public struct EngineError: Error, Sendable, Hashable, CustomStringConvertible {
     public init(_ code: Code, _ description: String) {
         self.code = code
         self.description = description
+    }
+}
+
+extension Error {
+    /// A model has no room, whichever layer says so.
+    package var isOutOfMemory: Bool {
+        (self as? PlacementError)?.code == .outOfMemory || (self as? EngineError)?.code == .outOfMemory
+            || (self as? ModelError)?.code == .outOfMemory
     }
 }

@@ -20,4 +20,9 @@ struct LogNormalizer {
 
     /// log Σ exp(logit)
     var logSumExp: Double { Double(maximum) + log(sum) }
+
+    /// −log p of a token, by the logits that this is of.
+    func negativeLogLikelihood(of token: Int32, by logits: UnsafeBufferPointer<Float>) -> Double {
+        logSumExp - Double(logits[Int(token)])
+    }
 }

@@ -13,7 +13,7 @@ public struct Perplexity: Sendable, Hashable {
     }
 
     mutating func add(_ logits: UnsafeBufferPointer<Float>, _ normalizer: LogNormalizer, token: Int32) {
-        negativeLogLikelihood.add(normalizer.logSumExp - Double(logits[Int(token)]))
+        negativeLogLikelihood.add(normalizer.negativeLogLikelihood(of: token, by: logits))
     }
 
     public var tokenCount: Int { negativeLogLikelihood.count }

@@ -43,7 +43,7 @@ public struct PerplexityComparison: Sendable, Hashable {
         reference.add(p, ofP, token: token)
         measured.add(q, ofQ, token: token)
         lostLikelihood.add(
-            ofQ.logSumExp - Double(q[Int(token)]) - (ofP.logSumExp - Double(p[Int(token)])))
+            ofQ.negativeLogLikelihood(of: token, by: q) - ofP.negativeLogLikelihood(of: token, by: p))
         if ofP.likeliest == ofQ.likeliest { agreementCount += 1 }
         var difference = 0.0
         for index in p.indices {

@@ -82,7 +82,7 @@ extension SlotLayout {
 
     /// Reserves room for the biases of the heads' queries, keys and values as one vector; nil where there are none.
     ///
-    /// That of the keys is zero where the cache has 4 bits: in all scores of a query it is the same number, which softmax
+    /// That of the keys is zero where the cache has 4 bits: it adds the same number to all scores of a query, which softmax
     /// takes away again, and it would widen the range that a group's codes have to span.
     mutating func qkvBias(_ tensors: OPTTensors, layer: Int, heads: Range<Int>) -> Int? {
         let rows = tensors.rows(of: heads)
@@ -90,9 +90,10 @@ extension SlotLayout {
             return nil
         }
         joinNext()
-        _ = vector(
-            tensors.projectionBias(.key, layer: layer), elements: rows,
-            isZero: tensors.configuration.hasQuantizedCache)
+        let keyBias = tensors.projectionBias(.key, layer: layer)
+        _ =
+            tensors.configuration.hasQuantizedCache
+            ? zeros(inPlaceOf: keyBias, elements: rows) : vector(keyBias, elements: rows)
         joinNext()
         _ = vector(tensors.projectionBias(.value, layer: layer), elements: rows)
         return offset

@@ -72,15 +72,17 @@ struct SlotLayout: Sendable {
     }
 
     /// Reserves room for a vector in fp32; nil where the model has none.
-    ///
-    /// - Parameter isZero: zeros stand in its place.
-    mutating func vector(
-        _ specification: TensorSpecification?, elements: Range<Int>? = nil, isZero: Bool = false
-    ) -> Int? {
+    mutating func vector(_ specification: TensorSpecification?, elements: Range<Int>? = nil) -> Int? {
         guard let specification else { return nil }
         return add(
-            specification, isZero ? .zeros : .vector, rows: 0..<1,
+            specification, .vector, rows: 0..<1,
             columns: elements ?? 0..<specification.shape.dimensions[0])
+    }
+
+    /// Reserves room for as many zeros as a vector has elements, in fp32; nil where the model has no such vector.
+    mutating func zeros(inPlaceOf specification: TensorSpecification?, elements: Range<Int>) -> Int? {
+        guard let specification else { return nil }
+        return add(specification, .zeros, rows: 0..<1, columns: elements)
     }
 
     private mutating func add(

@@ -44,15 +44,12 @@ public struct CompressionChoice: Sendable, Hashable {
 
     /// The form whose loss must be known next; nil where the choice is made, or there is none.
     public var undecided: CompressionForm? {
-        guard let first = candidates.first(where: { $0.stepSeconds != nil && !exceeds($0) }) else {
-            return nil
-        }
-        return first.loss == nil ? first.form : nil
+        fastest.flatMap { $0.loss == nil ? $0.form : nil }
     }
 
     /// nil as long as one is `undecided`, and where none is within the bound.
     public var chosen: CompressionForm? {
-        undecided == nil ? candidates.first { $0.stepSeconds != nil && !exceeds($0) }?.form : nil
+        fastest.flatMap { $0.loss == nil ? nil : $0.form }
     }
 
     public mutating func record(_ loss: PerplexityLoss, of form: CompressionForm) {
@@ -62,7 +59,11 @@ public struct CompressionChoice: Sendable, Hashable {
         candidates[index].loss = loss
     }
 
+    /// The first possible one that is not known to lose too much.
+    private var fastest: Candidate? { candidates.first { $0.stepSeconds != nil && !exceeds($0) } }
+
     private func exceeds(_ candidate: Candidate) -> Bool {
+        // So written that a loss that is no number is too much.
         candidate.loss.map { !($0.value <= maximumLoss) } ?? false
     }
 

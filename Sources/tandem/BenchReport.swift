@@ -57,8 +57,8 @@ struct BenchReport: Codable {
     var rebalancing: Rebalancing?
     /// The time of each kind of layer and resource, where it was recorded.
     var breakdown: [String] = []
-    /// How weights and cache are kept was chosen by these; empty where it was given.
-    var compression: [String]
+    /// How the form of weights and cache was chosen; empty where it was given.
+    var compressionChoice: [String]
     /// Where everything lies, asked and got; empty where the CPU computes alone.
     var placement: [String]
     /// What each process has; empty where there is but one.
@@ -119,7 +119,7 @@ struct BenchReport: Codable {
             )
             .map { $0.decodeStep.seconds * 1e3 }
         }
-        compression = engine.compression?.reportLines ?? []
+        compressionChoice = engine.compression?.reportLines ?? []
         placement =
             (engine.plan == nil ? [] : ["chosen by the planner, for \(engine.threadCount) threads:"])
             + (engine.placement?.reportLines ?? []) + [engine.cacheComputationLine].compactMap { $0 }
@@ -174,7 +174,7 @@ struct BenchReport: Codable {
         }
         func percent(_ share: Double) -> String { (share * 100).formatted(decimals: 1) + " %" }
         var lines =
-            compression + placement + [
+            compressionChoice + placement + [
                 "model \(model): \(gigabytes(modelBytes))   cache: \(gigabytes(cacheBytes))   "
                     + "hidden (prefill): \(gigabytes(hiddenBytes))",
                 "batch \(batchSize), prompt \(promptLength), generate \(generationLength); "

@@ -3,7 +3,7 @@ import Collectives
 import Engine
 import TensorCore
 
-/// In how many bits weights are kept; shared by the sub-commands.
+/// In how many bits weights and cache are kept, or that it is to be chosen; shared by the sub-commands.
 struct CompressionArguments: ParsableArguments {
     @Option(
         defaultAsFlag: .on, parsing: .next,

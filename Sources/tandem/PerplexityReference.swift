@@ -25,7 +25,7 @@ struct PerplexityReference {
                 throw EngineError(
                     .invalidOption,
                     "\(own.name) has been quantized to \(quantization.bits) bits and has no fp16 weights; give --against the "
-                        + "folder that it was converted from, or that folder with --model and --compress-weight beside it"
+                        + "folder that it was converted from, or measure that folder with --model and --compress-weight"
                 )
             }
             if options.quantization == nil && !options.compressesCache && options.automaticCompression == nil
@@ -95,21 +95,5 @@ struct PerplexityReference {
                 "\(engine.configuration.name) divides the text into other tokens; compare models of one tokenizer"
             )
         }
-    }
-}
-
-extension Engine.Options {
-    fileprivate mutating func removePlacement() {
-        placement = nil
-        cacheShares = nil
-        placesFor = .latency
-        computesCacheOnCPU = false
-    }
-}
-
-extension Error {
-    fileprivate var isOutOfMemory: Bool {
-        (self as? PlacementError)?.code == .outOfMemory || (self as? EngineError)?.code == .outOfMemory
-            || (self as? ModelError)?.code == .outOfMemory
     }
 }

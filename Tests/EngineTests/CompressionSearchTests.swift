@@ -89,6 +89,19 @@ struct CompressionSearchTests {
             #expect(try await choose(1, text: known).chosen == form(8, 4))
             #expect(notices.take() == [])
         }
+        // fp16 has no room, and what has loses too much.
+        var automatic = AutomaticCompression()
+        automatic.lossesFile = file.path
+        await #expect {
+            _ = try await CompressionSearch(Self.storybook, automatic, options: options).run {
+                if $0.compressionForm != form(4, 4) { throw EngineError(.outOfMemory, "no room; take less") }
+                return 1
+            }
+        } throws: {
+            let lines = "\($0)".split(separator: "\n")
+            return lines.count == 7 && lines[0].contains("1 % more perplexity than in fp16; allow more with")
+                && lines[1].hasSuffix(": too much")
+        }
         // Another text is another measurement.
         _ = try await choose(5, text: String(text.dropFirst(text.count / 2)))
         #expect(notices.take().count == 2)
