@@ -4,8 +4,8 @@ import CUDAKernelImage
 /// A decode step of one sequence in one kernel (`decode.cu`), for a model that lies in GPU memory whole, or one rank's part
 /// of it: its tensor maps, and the memory through which its blocks meet.
 ///
-/// What the kernel does not take goes operation by operation: several rows, streamed pieces, a cache in CPU memory,
-/// norms behind their blocks, projections of the embedding, older GPUs.
+/// What the kernel does not take goes operation by operation: several rows, streamed pieces, a cache in CPU memory or in
+/// 4 bits, norms behind their blocks, projections of the embedding, older GPUs.
 final class DecodeStepKernel: @unchecked Sendable {  // arguments are addresses
     private let buffer: DeviceBuffer
     private let arguments: tandem_gpu_decode
@@ -124,6 +124,7 @@ final class DecodeStepKernel: @unchecked Sendable {  // arguments are addresses
             && configuration.layerCount <= Int(TANDEM_GPU_DECODE_LAYERS) && configuration.hiddenSize % 64 == 0
             && configuration.headCount > 0 && configuration.vocabularySize > 0
             && configuration.feedForwardSize > 0 && configuration.feedForwardSize % 8 == 0
+            && !configuration.hasQuantizedCache
             && (configuration.quantization.map { $0 == .fourBits && configuration.headDimension % 64 == 0 }
                 ?? true)
     }

@@ -45,6 +45,9 @@ public struct OPTConfiguration: Sendable, Hashable {
     /// Queries are scaled by it after their bias.
     public var queryScale: Float { 1 / Float(headDimension).squareRoot() }
 
+    /// Of an element of the cache.
+    var cacheBits: Int { hasQuantizedCache ? 4 : 16 }
+
     /// A head's key or value of one position in the cache, in bytes.
     public var cachePositionByteCount: Int {
         hasQuantizedCache
