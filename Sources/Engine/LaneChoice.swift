@@ -51,12 +51,6 @@ extension LaneChoice {
             self.init()
             return
         }
-        if configuration.hasQuantizedCache {
-            throw EngineError(
-                .invalidOption,
-                "compressed caches are computed with on the CPU alone so far; add --device cpu, or leave --compress-cache out"
-            )
-        }
         let contextSeconds = start.duration(to: .now).seconds
         let choosing = GPUChoice(
             configuration: options.group.part(of: configuration), options: options, context: context,
