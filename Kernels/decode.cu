@@ -1,4 +1,3 @@
-#include "Quantized.cuh"
 #include "Ring.cuh"
 
 // A decode step of few rows, from the residual stream to the logits, in one kernel: one block a
@@ -8,70 +7,76 @@
 // through all operations of the step and keeps a ring of stages in shared memory full, 16 KB each, by the
 // copy engine; the memory never waits for the operations, only the operations for it. The other warps
 // multiply: they meet the other blocks between operations (five a layer), and what they miss in that time is
-// in the ring when they come back: 176 KB are 5 us of the memory's time.
+// in the ring when they come back: 190 KB are 5 (H200) to 8 us (H100) of the memory's time.
 //
 // A product of W [outputs, inputs] (queries, keys and values; fc1; logits) is cut over blocks by 16 outputs,
 // one of W [inputs, outputs] (output projection, fc2) by 64 outputs x 128 inputs, so that several blocks have
 // parts of the same outputs. Their sums stay apart, in slots, until the operation behind reads them together
 // with the residual stream, always in the same order: no result depends on which block is first.
 //
-// Layers' weights of 4 bits (docs/quantization.md) take the same way. A stage then is some tiles that lie one
-// behind the other, of 16 outputs, or four tiles of each of some groups of inputs, and is expanded in
-// registers.
+// Layers' weights of 4 bits (docs/quantization.md) take the same way, in stages of as many weights: tiles
+// that lie one behind the other. The tensor cores multiply codes, and a group's scale and minimum are applied
+// to its sum.
 
 #if __CUDA_ARCH__ >= 900
 
 namespace decode {
 
-// Warps that multiply, each with a stage of the ring of its own.
-constexpr int WARPS = 11, THREADS = WARPS * 32, STAGES = WARPS, STAGE_BYTES = TANDEM_GPU_DECODE_STAGE_BYTES;
-constexpr int X_AT = STAGES * STAGE_BYTES, X_BYTES = 32768;
-constexpr int SUMS_AT = X_AT + X_BYTES, SUMS_BYTES = 6144;
-constexpr int BARRIERS_AT = SUMS_AT + SUMS_BYTES, VECTORS_AT = BARRIERS_AT + 16 * STAGES + 16;
-static_assert(VECTORS_AT + TANDEM_GPU_DECODE_LAYERS * sizeof(tandem_gpu_decode_vectors) + 1024 ==
-                  TANDEM_GPU_DECODE_SHARED_BYTES,
-              "the launch gives a block this much");
+// Warps that multiply. They take the stages of the ring in turn.
+constexpr int WARPS = 11, THREADS = WARPS * 32;
+
+// A stage: of W [outputs, inputs] 16 outputs x 512 inputs, of W [inputs, outputs] 128 inputs x 64 outputs.
+constexpr uint32_t LINEAR_INPUTS = 512, INPUTS = TANDEM_GPU_DECODE_STAGE_INPUTS;
+
+template <int BITS>
+struct Stage {
+  static constexpr uint32_t TILE_BYTES = 128 * BITS + 64;  // 16 outputs x 64 inputs
+  static constexpr uint32_t BYTES = BITS == 16 ? TANDEM_GPU_DECODE_STAGE_BYTES : 8 * TILE_BYTES;
+};
+
+// Shared memory. x is that of an operation, or of some stages of W [inputs, outputs]; what it does not need
+// is the ring's.
+constexpr int SUMS_BYTES = 6144, GROUP_SUMS_AT = SUMS_BYTES, GROUP_SUMS_BYTES = 1024;
+constexpr int ZEROS_AT = GROUP_SUMS_AT + GROUP_SUMS_BYTES, ZEROS_BYTES = 128;
+constexpr int MOST_STAGES = 64, BARRIERS_AT = ZEROS_AT + ZEROS_BYTES;
+constexpr int VECTORS_AT = BARRIERS_AT + 16 * MOST_STAGES;
+constexpr int X_AT = VECTORS_AT + TANDEM_GPU_DECODE_LAYERS * sizeof(tandem_gpu_decode_vectors);
+constexpr int SUMS_AT = 0, ALIGNMENT = 1024;
+
+template <int MOST_HIDDEN>
+struct Layout {
+  static constexpr int X_BYTES = MOST_HIDDEN <= 4096 ? 16384 : 32768;
+  static constexpr int RING_AT = (X_AT + X_BYTES + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+  static constexpr int RING_BYTES = TANDEM_GPU_DECODE_SHARED_BYTES - ALIGNMENT - RING_AT;
+  static_assert(RING_BYTES / Stage<4>::BYTES + RING_BYTES / Stage<16>::BYTES <= MOST_STAGES,
+                "there are barriers for so many");
+  static_assert(X_BYTES / 128 * 4 <= GROUP_SUMS_BYTES && 2 * MOST_HIDDEN <= X_BYTES, "a norm's x");
+};
 static_assert(THREADS + 32 == TANDEM_GPU_DECODE_BLOCK, "the feeder is one warp more");
 constexpr float LOWEST = -1.0e38f, NO_SCORE = -3.0e38f;
 
 __device__ __forceinline__ void synchronize() { ring::synchronize<THREADS>(); }
 
-// What a stage holds of weights of BITS bits: of W [outputs, inputs] 16 outputs and up to MOST_GROUPS groups
-// of 64 inputs, of W [inputs, outputs] INPUTS inputs and 64 outputs.
-template <int BITS>
-struct Form {
-  static constexpr uint32_t TILE_BYTES = 128 * BITS + 64;
-  static constexpr uint32_t MOST_GROUPS = STAGE_BYTES / TILE_BYTES, GROUPS = STAGE_BYTES / (4 * TILE_BYTES);
-  static constexpr uint32_t INPUTS = 64 * GROUPS;
-  static_assert(BITS != 4 || INPUTS == TANDEM_GPU_DECODE_STAGE_INPUTS_4_BITS,
-                "the host cuts as the kernel does");
-  __device__ __forceinline__ static uint32_t depth(uint32_t inputs) {
-    return (inputs / 64 + MOST_GROUPS - 1) / MOST_GROUPS;
-  }
-  // Groups of every stage but perhaps an output's last.
-  __device__ __forceinline__ static uint32_t groups(uint32_t inputs) {
-    const uint32_t stages = depth(inputs);
-    return (inputs / 64 + stages - 1) / stages;
-  }
-};
-template <>
-struct Form<16> {
-  static constexpr uint32_t INPUTS = TANDEM_GPU_DECODE_STAGE_INPUTS;
-  __device__ __forceinline__ static uint32_t depth(uint32_t inputs) { return (inputs + 511) / 512; }
-};
+__device__ __forceinline__ uint32_t linear_depth(uint32_t inputs) {
+  return (inputs + LINEAR_INPUTS - 1) / LINEAR_INPUTS;
+}
 
 // How the stages of a product of W [inputs, outputs] are cut over blocks: stage s is tile s / depth of the
-// outputs and rows s % depth * `stage_inputs` ... of the inputs.
+// outputs and rows s % depth * INPUTS ... of the inputs.
 struct Cut {
   uint32_t depth, total, participants;
 
-  __device__ __forceinline__ Cut(uint32_t inputs, uint32_t outputs, uint32_t participants,
-                                 uint32_t stage_inputs)
-      : depth((inputs + stage_inputs - 1) / stage_inputs),
+  __device__ __forceinline__ Cut(uint32_t inputs, uint32_t outputs, uint32_t participants)
+      : depth((inputs + INPUTS - 1) / INPUTS),
         total(depth * ((outputs + 63) / 64)),
         participants(participants) {}
   __device__ __forceinline__ uint32_t begin(uint32_t block) const {
     return total * min(block, participants) / participants;
+  }
+  // `number` counts from a tile's first stage on; few tiles at most, so no division.
+  __device__ __forceinline__ uint32_t stage_of_tile(uint32_t number) const {
+    while (number >= depth) number -= depth;
+    return number;
   }
   __device__ __forceinline__ uint32_t owner(uint32_t stage) const {
     return ((stage + 1) * participants - 1) / total;
@@ -83,24 +88,53 @@ struct Cut {
 };
 
 struct Block {
-  uint32_t warp, lane, stages, x, zero;
-  uint32_t stage, full, empty;  // the warp's own
-  uint8_t *shared;
-  uint32_t parity = 0;
-  uint32_t turn = 0;  // the warp whose stage the operation's first one is
+  uint32_t warp, lane, x, zero;
+  uint8_t *shared, *stages;
+  uint32_t ring, ring_bytes, x_bytes;
+  // Of the step's row.
+  uint32_t position, capacity;
+  __half *cache;
+};
+
+template <int BITS>
+__device__ __forceinline__ uint32_t stage_count(const Block &b) {
+  return b.ring_bytes / Stage<BITS>::BYTES;
+}
+
+// A warp's way through the ring: stage `number` of an operation is warp (turn + number) % WARPS's.
+template <int BITS>
+struct Turns {
+  uint32_t warp, lane, full, empty, stages;
+  uint32_t stage, parity = 0;  // the warp's next one, and its round's
+  bool is_first_round = true;
+  uint32_t turn = 0;
+
+  __device__ __forceinline__ Turns(const Block &b, uint32_t barriers)
+      : warp(b.warp),
+        lane(b.lane),
+        full(barriers),
+        empty(barriers + 8 * stage_count<BITS>(b)),
+        stages(stage_count<BITS>(b)),
+        stage(b.warp) {}
 
   // The first of an operation's stages, from `number` on, that is this warp's.
   __device__ __forceinline__ uint32_t own(uint32_t number) const {
     return number + (warp + WARPS - (turn + number) % WARPS) % WARPS;
   }
-  // Waits until the warp's stage is full.
-  __device__ __forceinline__ void acquire() {
-    ring::wait(full, parity);
-    parity ^= 1;
+  // Waits until the warp's stage is full, and returns where in the ring it begins.
+  //
+  // Another warp had the stage in the round before, and its copy may be late: until that warp has let go of
+  // the stage, the round before that one would be taken for this one.
+  __device__ __forceinline__ uint32_t acquire() const {
+    if (!is_first_round) ring::wait(empty + 8 * stage, parity ^ 1);
+    ring::wait(full + 8 * stage, parity);
+    return stage * Stage<BITS>::BYTES;
   }
   __device__ __forceinline__ void release() {
     __syncwarp();
-    if (lane == 0) ring::arrive(empty);
+    if (lane == 0) ring::arrive(empty + 8 * stage);
+    stage += WARPS;
+    if (stage >= stages) stage -= stages, parity ^= 1, is_first_round = false;
   }
   __device__ __forceinline__ void finish(uint32_t stage_count) { turn = (turn + stage_count) % WARPS; }
 };
@@ -117,129 +151,152 @@ __device__ __forceinline__ uint32_t tile_begin(uint32_t tiles, uint32_t block) {
 
 // MARK: The feeder
 
-// The block's stages of a whole step, in order.
+// The block's stages of one operation of a step, of which there are four a layer, then the logits.
 template <int DIMENSION, bool HAS_PEERS, int BITS>
-struct Walk {
-  const tandem_gpu_decode &a;
-  const Cut output, fc2;
-  uint32_t operation = 0;  // four a layer, and the logits
-  const uint64_t *map;     // of quantized weights, their address
-  uint32_t tile, k, depth, left;
+struct Operation {
+  const uint64_t *map;  // of quantized weights, their address
+  bool is_transposed;
+  uint32_t tile, k, depth, count;  // the first stage's tile and its place among the tile's, and all stages
+  // Of quantized weights: groups of inputs, and what lies between two of them.
+  uint32_t groups, group_bytes;
 
-  __device__ __forceinline__ explicit Walk(const tandem_gpu_decode &a)
-      : a(a),
-        output(width<DIMENSION, HAS_PEERS>(a), a.hidden, a.output_participants, Form<BITS>::INPUTS),
-        fc2(a.neuron_count, a.hidden, a.fc2_participants, Form<BITS>::INPUTS) {
-    begin();
-  }
-  __device__ __forceinline__ bool is_quantized() const { return BITS != 16 && operation < 4 * a.layer_count; }
-  __device__ __forceinline__ bool is_done() const { return operation > 4 * a.layer_count; }
-  __device__ __forceinline__ bool is_transposed() const { return operation % 2 == 1; }
-
-  __device__ __forceinline__ void begin() {
-    for (; !is_done(); operation++) {
-      const tandem_gpu_decode_layer *layer = as<const tandem_gpu_decode_layer>(a.layers) + operation / 4;
-      if (is_transposed()) {
-        const Cut &cut = operation % 4 == 1 ? output : fc2;
-        map = operation % 4 == 1 ? layer->output : layer->fc2;
-        const uint32_t first = cut.begin(blockIdx.x);
-        depth = cut.depth;
-        left = cut.begin(blockIdx.x + 1) - first;
-        tile = first / depth;
-        k = first % depth;
-      } else {
-        const bool is_logits = operation == 4 * a.layer_count;
-        map = is_logits ? as<const uint64_t>(a.logits_map) : operation % 4 == 0 ? layer->qkv : layer->fc1;
-        const uint32_t outputs = is_logits            ? a.vocabulary
-                                 : operation % 4 == 0 ? 3 * width<DIMENSION, HAS_PEERS>(a)
-                                                      : a.neuron_count;
-        const uint32_t tiles = (outputs + 15) / 16;
-        depth = is_logits ? Form<16>::depth(a.hidden) : Form<BITS>::depth(a.hidden);
-        tile = tile_begin(tiles, blockIdx.x);
-        left = (tile_begin(tiles, blockIdx.x + 1) - tile) * depth;
-        k = 0;
-      }
-      if (left) return;
-    }
-  }
-  __device__ __forceinline__ void advance() {
-    if (++k == depth) k = 0, tile++;
-    if (--left == 0) {
-      operation++;
-      begin();
-    }
-  }
-
-  // The bytes of the stage, and its copies.
-  __device__ __forceinline__ uint32_t byte_count() const {
-    if constexpr (BITS != 16) {
-      using F = Form<BITS>;
-      if (is_quantized() && is_transposed()) return group_count() * 4 * F::TILE_BYTES;
-      if (is_quantized()) return group_count() * F::TILE_BYTES;
-    }
-    return STAGE_BYTES;
-  }
-  __device__ __forceinline__ uint32_t group_count() const {
-    using F = Form<BITS>;
-    if (is_transposed()) {
-      const uint32_t inputs = operation % 4 == 1 ? width<DIMENSION, HAS_PEERS>(a) : a.neuron_count;
-      return min(F::GROUPS, inputs / 64 - k * F::GROUPS);
-    }
-    const uint32_t groups = F::groups(a.hidden);
-    return min(groups, a.hidden / 64 - k * groups);
-  }
-  // Calls `take` with the runs of bytes of a stage of quantized weights, and where in the stage each begins.
-  template <typename Take>
-  __device__ __forceinline__ void runs(Take take) const {
-    using F = Form<BITS>;
-    const uint8_t *tiles = reinterpret_cast<const uint8_t *>(*map);
-    if (is_transposed()) {
-      const uint32_t count = group_count();
-      for (uint32_t n = 0; n < count; n++) {
-        const size_t first = size_t(k * F::GROUPS + n) * (a.hidden / 16) + tile * 4;
-        take(tiles + first * F::TILE_BYTES, 4 * F::TILE_BYTES, n * 4 * F::TILE_BYTES);
-      }
+  __device__ __forceinline__ Operation(const tandem_gpu_decode &a, uint32_t number) {
+    const tandem_gpu_decode_layer *layer = as<const tandem_gpu_decode_layer>(a.layers) + number / 4;
+    const bool is_attention = number % 4 < 2;
+    is_transposed = number % 2 == 1;
+    const uint32_t heads_width = width<DIMENSION, HAS_PEERS>(a);
+    if (is_transposed) {
+      const uint32_t inputs = is_attention ? heads_width : a.neuron_count;
+      const Cut cut(inputs, a.hidden, is_attention ? a.output_participants : a.fc2_participants);
+      map = is_attention ? layer->output : layer->fc2;
+      depth = cut.depth;
+      const uint32_t first = cut.begin(blockIdx.x);
+      count = cut.begin(blockIdx.x + 1) - first;
+      tile = first / depth;
+      k = first % depth;
+      groups = inputs / 64;
+      group_bytes = a.hidden / 16 * Stage<BITS>::TILE_BYTES;
     } else {
-      const size_t first = size_t(tile) * (a.hidden / 64) + k * F::groups(a.hidden);
-      take(tiles + first * F::TILE_BYTES, byte_count(), 0);
-    }
-  }
-  __device__ __forceinline__ void copy(uint32_t to, uint32_t barrier, uint64_t policy) const {
-    if constexpr (BITS != 16) {
-      if (is_quantized()) {
-        return runs([&](const void *from, uint32_t count, uint32_t at) {
-          ring::copy_bytes(to + at, from, count, barrier, policy);
-        });
-      }
-    }
-    if (is_transposed()) {
-      ring::copy_box(to, map, tile * 64, k * 128, barrier, policy);
-    } else {
-      ring::copy_box(to, map, 0, tile * 16, k * 8, barrier, policy);
+      const bool is_logits = number == 4 * a.layer_count;
+      map = is_logits ? as<const uint64_t>(a.logits_map) : is_attention ? layer->qkv : layer->fc1;
+      const uint32_t outputs = is_logits ? a.vocabulary : is_attention ? 3 * heads_width : a.neuron_count;
+      const uint32_t tiles = (outputs + 15) / 16;
+      depth = linear_depth(a.hidden);
+      tile = tile_begin(tiles, blockIdx.x);
+      count = (tile_begin(tiles, blockIdx.x + 1) - tile) * depth;
+      k = 0;
+      groups = a.hidden / 64;
+      group_bytes = Stage<BITS>::TILE_BYTES;
     }
   }
 };
 
-// Keeps the ring full, and asks the memory for what comes behind it: what does not fit into the ring waits in
-// the L2 cache.
-template <int DIMENSION, bool HAS_PEERS, int BITS>
-__device__ __forceinline__ void feed(const tandem_gpu_decode &a, const Block &b) {
-  const uint32_t full = b.stages + BARRIERS_AT, empty = full + 8 * STAGES;
-  const uint64_t policy = ring::evict_first();
-  ring::Place<STAGES> place;
-  Walk<DIMENSION, HAS_PEERS, BITS> walk(a);
-  uint32_t last = clock();
-  for (bool is_first_round = true; !walk.is_done(); walk.advance()) {
-    const uint32_t barrier = full + 8 * place.stage, to = b.stages + place.stage * STAGE_BYTES;
-    if (!is_first_round) ring::wait(empty + 8 * place.stage, place.parity ^ 1);
-    const uint32_t byte_count = walk.byte_count(), pace = a.pace * (byte_count / 64) / (STAGE_BYTES / 64);
-    uint32_t now = clock();
-    while (now - last < pace) now = clock();
-    last = now;
+// A stage's copy.
+template <int BITS>
+struct Copy {
+  bool is_transposed;
+  uint32_t tile, k;     // for the maps
+  const uint8_t *from;  // of quantized weights: what is copied, one run or, transposed, up to two
+  uint32_t byte_count, run_bytes, between_runs;
+
+  template <typename Operation>
+  __device__ __forceinline__ Copy(const Operation &operation, const uint8_t *weights, uint32_t number)
+      : is_transposed(operation.is_transposed), byte_count(Stage<16>::BYTES) {
+    const uint32_t stage = operation.k + number;
+    tile = operation.tile + stage / operation.depth;
+    k = stage % operation.depth;
+    if constexpr (BITS != 16) {
+      constexpr uint32_t TILE_BYTES = Stage<BITS>::TILE_BYTES;
+      const uint32_t first = k * (is_transposed ? 2 : 8);
+      const uint32_t groups = min(is_transposed ? 2 : 8, operation.groups - first);
+      run_bytes = is_transposed ? 4 * TILE_BYTES : groups * TILE_BYTES;
+      byte_count = is_transposed ? groups * run_bytes : run_bytes;
+      between_runs = operation.group_bytes;
+      from = weights + size_t(first) * operation.group_bytes +
+             (is_transposed ? size_t(tile) * run_bytes : size_t(tile) * operation.groups * TILE_BYTES);
+    }
+  }
+  __device__ __forceinline__ void start(const uint64_t *map, uint32_t to, uint32_t barrier,
+                                        uint64_t policy) const {
     ring::expect_bytes(barrier, byte_count);
-    walk.copy(to, barrier, policy);
-    place.advance();
-    if (place.stage == 0) is_first_round = false;
+    if constexpr (BITS == 16) {
+      if (is_transposed) {
+        ring::copy_box(to, map, tile * 64, k * 128, barrier, policy);
+      } else {
+        ring::copy_box(to, map, 0, tile * 16, k * 8, barrier, policy);
+      }
+    } else {
+      ring::copy_bytes(to, from, run_bytes, barrier, policy);
+      if (run_bytes < byte_count) {
+        ring::copy_bytes(to + run_bytes, from + between_runs, run_bytes, barrier, policy);
+      }
+    }
+  }
+};
+
+// Keeps the ring full through the operations `number` ... `end` - 1; returns how many stages that were. What
+// a stage is takes longer to find out than to start its copy, so each lane does it for one of 32 stages.
+// `wait_for_stage` waits until what was in a stage before it is filled for the first time is no longer
+// needed.
+template <int DIMENSION, bool HAS_PEERS, int BITS, typename Wait>
+__device__ __forceinline__ uint32_t feed(const tandem_gpu_decode &a, const Block &b, uint32_t barriers,
+                                         uint32_t number, uint32_t end, Wait wait_for_stage) {
+  const uint32_t stages = stage_count<BITS>(b), full = barriers, empty = full + 8 * stages;
+  const uint32_t pace = a.pace * (Stage<BITS>::BYTES / 64) / (TANDEM_GPU_DECODE_STAGE_BYTES / 64);
+  const uint64_t policy = ring::evict_first();
+  uint32_t filled = 0, last = clock();
+  for (; number < end; number++) {
+    const Operation<DIMENSION, HAS_PEERS, BITS> operation(a, number);
+    const uint8_t *weights = BITS == 16 ? nullptr : reinterpret_cast<const uint8_t *>(__ldg(operation.map));
+#pragma unroll 1
+    for (uint32_t first = 0; first < operation.count; first += 32) {
+      const Copy<BITS> copy(operation, weights, first + b.lane);
+      const uint32_t count = min(32u, operation.count - first), round = (filled + b.lane) / stages;
+      const uint32_t stage = (filled + b.lane) % stages;
+#pragma unroll 1
+      for (uint32_t turn = 0; turn < count; turn++) {
+        if (b.lane == turn) {
+          if (round == 0) {
+            wait_for_stage(stage);
+          } else {
+            ring::wait(empty + 8 * stage, (round & 1) ^ 1);
+          }
+        }
+        __syncwarp();
+        uint32_t now = clock();
+        while (now - last < pace) now = clock();
+        last = now;
+        if (b.lane == turn) {
+          copy.start(operation.map, b.ring + stage * Stage<BITS>::BYTES, full + 8 * stage, policy);
+        }
+        __syncwarp();
+      }
+      filled += count;
+    }
+  }
+  return filled;
+}
+
+// The whole step. Logits have weights of 16 bits in any case: their ring, with barriers of its own, lies
+// where that of other layers was.
+template <int DIMENSION, bool HAS_PEERS, int BITS>
+__device__ __forceinline__ void feed(const tandem_gpu_decode &a, const Block &b, uint32_t barriers) {
+  const uint32_t layers = 4 * a.layer_count;
+  const auto at_once = [](uint32_t) {};
+  if constexpr (BITS == 16) {
+    feed<DIMENSION, HAS_PEERS, 16>(a, b, barriers, 0, layers + 1, at_once);
+  } else {
+    const uint32_t stages = stage_count<BITS>(b);
+    const uint32_t filled = feed<DIMENSION, HAS_PEERS, BITS>(a, b, barriers, 0, layers, at_once);
+    feed<DIMENSION, HAS_PEERS, 16>(a, b, barriers + 16 * stages, layers, layers + 1, [&](uint32_t stage) {
+      const uint32_t first = stage * Stage<16>::BYTES / Stage<BITS>::BYTES;
+      const uint32_t end = (stage + 1) * Stage<16>::BYTES;
+      for (uint32_t old = first; old < stages && old * Stage<BITS>::BYTES < end; old++) {
+        if (filled <= old) continue;
+        const uint32_t rounds = (filled - old - 1) / stages;  // behind the first
+        ring::wait(barriers + 8 * (stages + old), rounds & 1);
+      }
+    });
   }
 }
 
@@ -324,9 +381,14 @@ __device__ __forceinline__ void wipe_from_peers(void *pointer) {
 // Reads again until `read` says that everything was there.
 template <typename Read>
 __device__ __forceinline__ void read_until_there(Read read) {
-  for (uint32_t attempt = 0; !read(); attempt++) {
-    if (attempt == MOST_ATTEMPTS) __trap();
-  }
+  // The body once: instructions that several rounds take are brought in again in every layer.
+  uint32_t attempt = 0;
+  bool are_there;
+#pragma unroll 1
+  do {
+    are_there = read();
+    if (++attempt > MOST_ATTEMPTS) __trap();
+  } while (!are_there);
 }
 
 template <typename Read>
@@ -414,9 +476,22 @@ __device__ __forceinline__ float sum_over_warps(float value, float *shared) {
   return sum;
 }
 
+__device__ __forceinline__ float sum_of(__half2 pair) { return __low2float(pair) + __high2float(pair); }
+
+// The sum of a group of x, of which COUNT threads side by side have a part each.
+template <int COUNT>
+__device__ __forceinline__ void put_group_sum(const Block &b, uint32_t group, float part) {
+  const uint32_t first = b.lane / COUNT * COUNT, mask = ((1u << COUNT) - 1) << first;
+#pragma unroll
+  for (int distance = COUNT / 2; distance > 0; distance /= 2) {
+    part += __shfl_xor_sync(mask, part, distance);
+  }
+  if (b.lane == first) reinterpret_cast<float *>(b.shared + GROUP_SUMS_AT)[group] = part;
+}
+
 // x = layer norm of the residual stream, to which the sums of the operation in front are added first. Every
 // block has the whole stream, a thread up to QUADS times four of its elements.
-template <int QUADS, typename Slots>
+template <int QUADS, bool HAS_GROUP_SUMS, typename Slots>
 __device__ __forceinline__ void normalize(const tandem_gpu_decode &a, const Block &b, float4 residual[QUADS],
                                           tandem_device_pointer norm_weight, tandem_device_pointer norm_bias,
                                           const uint8_t *sums, const Slots &of_sums) {
@@ -492,7 +567,7 @@ __device__ __forceinline__ void normalize(const tandem_gpu_decode &a, const Bloc
 #pragma unroll
   for (int n = 0; n < QUADS; n++) {
     const uint32_t i = threadIdx.x + n * THREADS;
-    if (i >= quads) break;
+    if (i >= quads) break;  // whole groups of sixteen threads
     const float4 v = residual[n];
     const float4 w = IS_EARLY ? weight[IS_EARLY ? n : 0] : weights ? weights[i] : one;
     const float4 c = IS_EARLY ? bias[IS_EARLY ? n : 0] : biases ? biases[i] : zero;
@@ -501,55 +576,76 @@ __device__ __forceinline__ void normalize(const tandem_gpu_decode &a, const Bloc
         __floats2half2_rn((v.z - mean) * scale * w.z + c.z, (v.w - mean) * scale * w.w + c.w);
     reinterpret_cast<uint2 *>(b.shared + X_AT)[i] =
         make_uint2(reinterpret_cast<const uint32_t &>(low), reinterpret_cast<const uint32_t &>(high));
+    if constexpr (HAS_GROUP_SUMS) put_group_sum<16>(b, i / 16, sum_of(low) + sum_of(high));
   }
   synchronize();
 }
 
 // MARK: Products
 
-// sum += a tile of 64 inputs in shared memory times x, of which lanes of g = 0 have the only row.
-template <int BITS>
-__device__ __forceinline__ void multiply_tile(float sum[4], float other[4], const uint8_t *tile,
-                                              const uint4 x[2], uint32_t lane) {
-  const uint32_t g = lane / 4, t = lane % 4;
-  quantized::Part<BITS> part;
-#pragma unroll
-  for (uint32_t i = 0; i < BITS / 2; i++) {
-    const uint32_t unit = BITS == 4 ? 4 * i + t : 8 * (i / 2) + 2 * t + i % 2;
-    part.codes[i] = *reinterpret_cast<const uint2 *>(tile + 64 * unit + 8 * g);
+// A group of x as the second operands of a tile's products: lanes of g = 0 have the only row, the others read
+// zeros from `at` on.
+struct Group {
+  uint4 x[2];
+  float sum;
+
+  __device__ __forceinline__ Group(const uint8_t *at, const float *sum) : sum(*sum) {
+    x[0] = *reinterpret_cast<const uint4 *>(at);
+    x[1] = *reinterpret_cast<const uint4 *>(at + 64);
   }
-  part.scales = *reinterpret_cast<const uint32_t *>(tile + 128 * BITS + 4 * g);
-  part.minimums = *reinterpret_cast<const uint32_t *>(tile + 128 * BITS + 32 + 4 * g);
-#pragma unroll
-  for (int half = 0; half < 2; half++) {
-    uint32_t first[4], second[4];
-    quantized::expand(first, second, part, half);
-    multiply_add_16x8x16(half ? other : sum, first, x[half].x, x[half].y);
-    multiply_add_16x8x16(half ? other : sum, second, x[half].z, x[half].w);
-  }
+};
+
+// The inputs of a lane within a code's 32 bits: of four the codes are as they lie, of four 16 times as much.
+// As bits of a half a code of 4 bits is the number code * 2^-24, which the tensor cores take exactly.
+__device__ __forceinline__ void split_codes(uint32_t ones[2], uint32_t sixteens[2], uint32_t word) {
+  const uint32_t later = word >> 8;
+  ones[0] = word & 0x000f000f, ones[1] = later & 0x000f000f;
+  sixteens[0] = word & 0x00f000f0, sixteens[1] = later & 0x00f000f0;
 }
 
-// What `multiply_tile` wants of a group's activations.
-__device__ __forceinline__ void load_group(uint4 x[2], const uint8_t *group, uint32_t lane) {
+// sums[0], sums[1] += of outputs g and g + 8 a tile of 64 inputs in shared memory times x, in lanes of t = 0.
+__device__ __forceinline__ void multiply_tile(float sums[2], const uint8_t *tile, const Group &group,
+                                              uint32_t lane) {
+  const uint32_t g = lane / 4, t = lane % 4;
+  uint2 codes[2];
+#pragma unroll
+  for (uint32_t half = 0; half < 2; half++) {
+    codes[half] = *reinterpret_cast<const uint2 *>(tile + 64 * (4 * half + t) + 8 * g);
+  }
+  const __half2 scales = *reinterpret_cast<const __half2 *>(tile + 512 + 4 * g);
+  const __half2 minimums = *reinterpret_cast<const __half2 *>(tile + 512 + 32 + 4 * g);
+  float of_ones[4] = {}, of_sixteens[4] = {};
 #pragma unroll
   for (int half = 0; half < 2; half++) {
-    x[half] = make_uint4(0, 0, 0, 0);
-    if (lane < 4) x[half] = *reinterpret_cast<const uint4 *>(group + 64 * half + 16 * lane);
+    uint32_t ones[2][2], sixteens[2][2];  // [output][pair]
+    split_codes(ones[0], sixteens[0], codes[half].x);
+    split_codes(ones[1], sixteens[1], codes[half].y);
+    const uint32_t first[4] = {ones[0][0], ones[1][0], ones[0][1], ones[1][1]};
+    const uint32_t second[4] = {sixteens[0][0], sixteens[1][0], sixteens[0][1], sixteens[1][1]};
+    multiply_add_16x8x16(of_ones, first, group.x[half].x, group.x[half].y);
+    multiply_add_16x8x16(of_sixteens, second, group.x[half].z, group.x[half].w);
   }
+  constexpr float ONE = 16777216.0f, SIXTEENTH = ONE / 16;
+  const float low = of_ones[0] * ONE + of_sixteens[0] * SIXTEENTH;
+  const float high = of_ones[2] * ONE + of_sixteens[2] * SIXTEENTH;
+  sums[0] += __low2float(scales) * low + __low2float(minimums) * group.sum;
+  sums[1] += __high2float(scales) * high + __high2float(minimums) * group.sum;
 }
 
 // y[o] = activation(bias[o] + sum over i of x[i] * W[o, i]) for this block's outputs, two at a time to
 // `store`; x is in shared memory. The warps take stages in turn, 16 outputs x 512 inputs each, so that those
 // that are there are multiplied side by side.
 template <int BITS, typename Store>
-__device__ __forceinline__ void linear(const tandem_gpu_decode &a, Block &b, uint32_t outputs,
-                                       tandem_device_pointer bias, Store store) {
+__device__ __forceinline__ void linear(const tandem_gpu_decode &a, const Block &b, Turns<BITS> &turns,
+                                       uint32_t outputs, tandem_device_pointer bias, Store store) {
   const uint32_t tiles = (outputs + 15) / 16, first = tile_begin(tiles, blockIdx.x);
-  const uint32_t last = tile_begin(tiles, blockIdx.x + 1), depth = Form<BITS>::depth(a.hidden);
+  const uint32_t last = tile_begin(tiles, blockIdx.x + 1), depth = linear_depth(a.hidden);
   const uint32_t matrix = b.lane / 8, eighth = b.lane % 8;
   const uint32_t weights_at = (matrix % 2 * 8 + eighth) * 128;
   // The tensor cores take eight rows of x; all but the first are zeros.
   const uint32_t x_at = eighth == 0 ? b.x + 16 * matrix : b.zero, x_step = eighth == 0 ? 64 : 0;
+  const uint8_t *groups_at = b.shared + (b.lane < 4 ? X_AT + 16 * b.lane : ZEROS_AT);  // where lanes' x begin
+  const uint32_t groups_step = b.lane < 4 ? 128 : 0;
   float *sums = reinterpret_cast<float *>(b.shared + SUMS_AT);  // [tile][stage][output]
   const uint32_t most_tiles = SUMS_BYTES / 64 / depth;
   const float2 *biases = as<const float2>(bias);
@@ -559,13 +655,15 @@ __device__ __forceinline__ void linear(const tandem_gpu_decode &a, Block &b, uin
 
   for (uint32_t begin = first; begin < last; begin += most_tiles) {
     const uint32_t count = min(most_tiles, last - begin), end = (begin + count - first) * depth;
-    for (uint32_t number = b.own((begin - first) * depth); number < end; number += WARPS) {
-      float sum[4][4] = {};
+    uint32_t k = turns.own((begin - first) * depth) - (begin - first) * depth;
+    for (uint32_t number = (begin - first) * depth + k; number < end; number += WARPS, k += WARPS) {
+      while (k >= depth) k -= depth;  // the stage's place within its tile
+      float low, high;                // of outputs g and g + 8
       if constexpr (BITS == 16) {
-        const uint32_t slabs = min(8u, a.hidden / 64 - number % depth * 8);
-        const uint32_t x_from = x_at + number % depth * 16 * x_step;
-        b.acquire();
-        const uint32_t stage = b.stage + weights_at;
+        float sum[4][4] = {};
+        const uint32_t slabs = min(8u, a.hidden / 64 - k * 8);
+        const uint32_t x_from = x_at + k * 16 * x_step;
+        const uint32_t stage = b.ring + turns.acquire() + weights_at;
 #pragma unroll 4
         for (uint32_t slab = 0; slab < slabs; slab++) {
           uint32_t x[2][4], weights[4][4];
@@ -581,24 +679,25 @@ __device__ __forceinline__ void linear(const tandem_gpu_decode &a, Block &b, uin
                                  x[step / 2][step % 2 * 2 + 1]);
           }
         }
+        low = (sum[0][0] + sum[1][0]) + (sum[2][0] + sum[3][0]);
+        high = (sum[0][2] + sum[1][2]) + (sum[2][2] + sum[3][2]);
       } else {
-        using F = Form<BITS>;
-        const uint32_t most_groups = F::groups(a.hidden), first_group = number % depth * most_groups;
-        const uint32_t groups = min(most_groups, a.hidden / 64 - first_group);
-        const uint8_t *stage = b.shared + b.warp * STAGE_BYTES;
-        b.acquire();
+        const uint32_t first_group = k * 8, groups = min(8u, a.hidden / 64 - first_group);
+        const uint8_t *x = groups_at + first_group * groups_step;
+        const float *group_sums = reinterpret_cast<const float *>(b.shared + GROUP_SUMS_AT) + first_group;
+        float sum[2] = {};
+        const uint8_t *stage = b.stages + turns.acquire();
 #pragma unroll 2
-        for (uint32_t group = 0; group < groups; group++) {
-          uint4 x[2];
-          load_group(x, b.shared + X_AT + (first_group + group) * 128, b.lane);
-          multiply_tile<BITS>(sum[0], sum[1], stage + group * F::TILE_BYTES, x, b.lane);
+        for (uint32_t n = 0; n < groups; n++) {
+          const Group group(x + n * groups_step, group_sums + n);
+          multiply_tile(sum, stage + n * Stage<BITS>::TILE_BYTES, group, b.lane);
         }
+        low = sum[0], high = sum[1];
       }
-      b.release();
+      turns.release();
       if (b.lane % 4 == 0) {
         float *at = sums + (number - (begin - first) * depth) * 16 + b.lane / 4;
-        at[0] = (sum[0][0] + sum[1][0]) + (sum[2][0] + sum[3][0]);
-        at[8] = (sum[0][2] + sum[1][2]) + (sum[2][2] + sum[3][2]);
+        at[0] = low, at[8] = high;
       }
     }
     synchronize();
@@ -620,21 +719,23 @@ __device__ __forceinline__ void linear(const tandem_gpu_decode &a, Block &b, uin
     }
     if (begin + most_tiles < last) synchronize();
   }
-  b.finish((last - first) * depth);
+  turns.finish((last - first) * depth);
 }
 
 // The sums of W [inputs, outputs] with x for this block's stages into their slots; `read_x` brings the
-// activations of some stages, of `inputs`, to shared memory, [stage][Form<BITS>::INPUTS].
+// activations of some stages, of `inputs`, to shared memory, [stage][INPUTS].
 template <int BITS, typename Slots, typename ReadX>
-__device__ __forceinline__ void transposed(const tandem_gpu_decode &a, Block &b, const Cut &cut,
-                                           uint32_t inputs, tandem_device_pointer bias, uint8_t *out,
-                                           const Slots &slots, ReadX read_x) {
+__device__ __forceinline__ void transposed(const tandem_gpu_decode &a, const Block &b, Turns<BITS> &turns,
+                                           const Cut &cut, uint32_t inputs, tandem_device_pointer bias,
+                                           uint8_t *out, const Slots &slots, ReadX read_x) {
   const uint32_t begin = cut.begin(blockIdx.x), end = cut.begin(blockIdx.x + 1);
   const uint32_t matrix = b.lane / 8, eighth = b.lane % 8, side = matrix % 2;
   const uint32_t weights_at = (matrix / 2 * 8 + eighth) * 128;
   const uint32_t x_at = eighth == 0 ? b.x + 16 * matrix : b.zero;
   const uint32_t x_stage = eighth == 0 ? 256 : 0, x_step = eighth == 0 ? 64 : 0;
-  constexpr uint32_t MOST_STAGES = X_BYTES / (2 * Form<BITS>::INPUTS);
+  const uint8_t *groups_at = b.shared + (b.lane < 4 ? X_AT + 16 * b.lane : ZEROS_AT);
+  const uint32_t groups_step = b.lane < 4 ? 128 : 0;
+  const uint32_t most_stages = b.x_bytes / (2 * INPUTS);
   float *sums = reinterpret_cast<float *>(b.shared + SUMS_AT);  // [warp][output]
   const float *biases = as<const float>(bias);
   float early = 0.0f;
@@ -645,17 +746,17 @@ __device__ __forceinline__ void transposed(const tandem_gpu_decode &a, Block &b,
     if (first == chunk_end) {
       if (first > begin) synchronize();
       chunk = first;
-      chunk_end = min(end, chunk + MOST_STAGES);
+      chunk_end = min(end, chunk + most_stages);
       read_x(chunk, chunk_end);
       synchronize();
     }
     // Of one tile.
-    last = min(chunk_end, (first / cut.depth + 1) * cut.depth);
-    for (uint32_t s = begin + b.own(first - begin); s < last; s += WARPS) {
+    const uint32_t tile = first / cut.depth;
+    last = min(chunk_end, (tile + 1) * cut.depth);
+    for (uint32_t s = begin + turns.own(first - begin); s < last; s += WARPS) {
       if constexpr (BITS == 16) {
         const uint32_t x_from = x_at + (s - chunk) * x_stage;
-        b.acquire();
-        const uint32_t stage = b.stage + weights_at;
+        const uint32_t stage = b.ring + turns.acquire() + weights_at;
 #pragma unroll
         for (int pair = 0; pair < 4; pair++) {  // of 16 inputs
           uint32_t x[4];
@@ -675,26 +776,27 @@ __device__ __forceinline__ void transposed(const tandem_gpu_decode &a, Block &b,
           }
         }
       } else {
-        using F = Form<BITS>;
-        const uint32_t groups = min(F::GROUPS, inputs / 64 - s % cut.depth * F::GROUPS);
-        const uint8_t *x_from = b.shared + X_AT + (s - chunk) * 2 * F::INPUTS;
-        const uint8_t *stage = b.shared + b.warp * STAGE_BYTES;
-        b.acquire();
-#pragma unroll 2
-        for (uint32_t group = 0; group < groups; group++) {
-          uint4 x[2];
-          load_group(x, x_from + group * 128, b.lane);
+        const uint32_t groups = min(2u, inputs / 64 - (s - tile * cut.depth) * 2),
+                       first_group = (s - chunk) * 2;
+        const uint8_t *stage = b.stages + turns.acquire();
+#pragma unroll 1
+        for (uint32_t n = 0; n < groups; n++) {
+          const Group group(groups_at + (first_group + n) * groups_step,
+                            reinterpret_cast<const float *>(b.shared + GROUP_SUMS_AT) + first_group + n);
 #pragma unroll
           for (int j = 0; j < 4; j++) {
-            multiply_tile<BITS>(sum[j], sum[j], stage + (4 * group + j) * F::TILE_BYTES, x, b.lane);
+            // The sums of outputs g and g + 8 take the places where products of 16 bits have them.
+            float of_tile[2] = {sum[j][0], sum[j][2]};
+            multiply_tile(of_tile, stage + (4 * n + j) * Stage<BITS>::TILE_BYTES, group, b.lane);
+            sum[j][0] = of_tile[0], sum[j][2] = of_tile[1];
           }
         }
       }
-      b.release();
+      turns.release();
     }
     if (last != end && last % cut.depth != 0) continue;
 
-    const uint32_t tile = first / cut.depth, slot = blockIdx.x - cut.first_owner(tile);
+    const uint32_t slot = blockIdx.x - cut.first_owner(tile);
 #pragma unroll
     for (int j = 0; j < 4; j++) {
       if (b.lane % 4 == 0) {
@@ -714,7 +816,7 @@ __device__ __forceinline__ void transposed(const tandem_gpu_decode &a, Block &b,
     }
     if (last != end) synchronize();
   }
-  b.finish(end - begin);
+  turns.finish(end - begin);
 }
 
 // MARK: Attention
@@ -728,27 +830,16 @@ __device__ __forceinline__ uint4 load_from_l2(const __half *pointer) {
   return value;
 }
 
-__device__ __forceinline__ void to_floats(float to[8], const uint4 &from) {
-  const uint32_t words[4] = {from.x, from.y, from.z, from.w};
-#pragma unroll
-  for (int i = 0; i < 4; i++) {
-    const float2 pair = __half22float2(reinterpret_cast<const __half2 &>(words[i]));
-    to[2 * i] = pair.x;
-    to[2 * i + 1] = pair.y;
-  }
-}
-
 // Asks for the keys and values of this block's first part.
 template <int DIMENSION>
-__device__ __forceinline__ void ask_for_cache(const tandem_gpu_decode &a, uint32_t layer) {
+__device__ __forceinline__ void ask_for_cache(const tandem_gpu_decode &a, const Block &b, uint32_t layer) {
   if (blockIdx.x >= a.heads * a.attention_parts) return;
-  const tandem_gpu_row *r = as<const tandem_gpu_row>(a.row);
   const uint32_t part = blockIdx.x % a.attention_parts, head = blockIdx.x / a.attention_parts;
-  const uint32_t position = r->position, length = (position + a.attention_parts) / a.attention_parts;
+  const uint32_t position = b.position, length = (position + a.attention_parts) / a.attention_parts;
   const uint32_t begin = part * length, end = min(begin + length, position);
-  const size_t capacity = r->capacity, plane = size_t(a.heads) * capacity * DIMENSION;
-  const uint8_t *keys =
-      as<const uint8_t>(r->cache) + (2 * layer * plane + (head * capacity + begin) * DIMENSION) * 2;
+  const size_t capacity = b.capacity, plane = size_t(a.heads) * capacity * DIMENSION;
+  const uint8_t *keys = reinterpret_cast<const uint8_t *>(b.cache) +
+                        (2 * layer * plane + (head * capacity + begin) * DIMENSION) * 2;
   for (uint32_t at = threadIdx.x * 128; begin < end && at < (end - begin) * DIMENSION * 2;
        at += THREADS * 128) {
     asm volatile("prefetch.global.L2 [%0];" ::"l"(keys + at));
@@ -756,29 +847,42 @@ __device__ __forceinline__ void ask_for_cache(const tandem_gpu_decode &a, uint32
   }
 }
 
+__device__ __forceinline__ uint32_t pack(float low, float high) {
+  const __half2 pair = __floats2half2_rn(low, high);
+  return reinterpret_cast<const uint32_t &>(pair);
+}
+
 // This block's share of softmax(scale * q . keys^T) . values: parts of the positions of some heads, each with
 // the maximum of its scores and the sum of its weights. What earlier steps have left in the cache is asked
 // for before the queries are there.
+//
+// A warp takes 16 positions at a time to the tensor cores. Keys are first operands, a row a position, the
+// query the only column behind them. Of the products of weights and values the weights are first operands, in
+// two rows that add up to them as halves cannot; values are second operands, pairs of positions.
 template <int DIMENSION, bool HAS_PEERS>
 __device__ __forceinline__ void attend(const tandem_gpu_decode &a, const Block &b, uint32_t layer,
                                        uint8_t *set) {
-  constexpr int CHUNKS = DIMENSION / 8, LANES = CHUNKS <= 8 ? 8 : 16, USED = 256;
-  constexpr int GROUPS = USED / LANES, COUNT = 128 / GROUPS;
-  // The threads behind these only keep step; one of them sees to it that what the block has wiped is seen
-  // before what it hands over next, while the others attend.
-  const bool is_used = threadIdx.x < USED;
-  uint4 *copies = reinterpret_cast<uint4 *>(b.shared + X_AT);
-  float4(*sums)[DIMENSION / 4] = reinterpret_cast<float4(*)[DIMENSION / 4]>(b.shared + SUMS_AT);
+  constexpr int CHUNKS = (DIMENSION + 31) / 32, HALVES = (DIMENSION + 63) / 64;
+  constexpr uint32_t POSITIONS = 16, LAST_WARP = WARPS - 1;
+  const uint32_t g = b.lane / 4, t = b.lane % 4;
+  float(*sums)[2][DIMENSION] = reinterpret_cast<float(*)[2][DIMENSION]>(b.shared + X_AT);
+  static_assert(sizeof(float) * WARPS * 2 * DIMENSION <= Layout<4096>::X_BYTES,
+                "the warps' sums lie where x did");
   __shared__ float maxima[WARPS], totals[WARPS];
-  const bool has_chunk = is_used && threadIdx.x % LANES < CHUNKS;
-  const uint32_t offset = 8 * min(threadIdx.x % LANES, uint32_t(CHUNKS - 1));
-  const tandem_gpu_row *r = as<const tandem_gpu_row>(a.row);
-  const size_t capacity = r->capacity;
-  const uint32_t position = r->position;
+  const size_t capacity = b.capacity;
+  const uint32_t position = b.position;
   const uint32_t length = (position + a.attention_parts) / a.attention_parts;  // of a part, rounded up
   const size_t plane = size_t(a.heads) * capacity * DIMENSION;
+  // The lane's eight dimensions of a chunk of keys, and of 64 of the values.
+  const auto key_offset = [&](int chunk) { return 32 * chunk + 8 * t; };
+  const auto value_offset = [&](int half) { return 64 * half + 8 * g; };
+  const auto is_inside = [&](uint32_t offset) { return DIMENSION % 64 == 0 || offset < DIMENSION; };
+  // Which of the warp's positions the lane has of keys, and of values.
+  const auto key_place = [&](int row) { return g + 8 * row; };
+  const auto value_place = [&](int i) { return 2 * t + i % 2 + 8 * (i / 2); };
   synchronize();
-  if (threadIdx.x == USED) {
+  // It must be seen what the block has wiped before what it hands over next. The last warp seldom attends.
+  if (threadIdx.x == 32 * LAST_WARP) {
     if constexpr (HAS_PEERS) {
       __threadfence_system();
     } else {
@@ -788,118 +892,185 @@ __device__ __forceinline__ void attend(const tandem_gpu_decode &a, const Block &
   for (uint32_t unit = blockIdx.x; unit < a.heads * a.attention_parts; unit += gridDim.x) {
     const uint32_t part = unit % a.attention_parts, head = unit / a.attention_parts;
     const uint32_t begin = part * length, end = min(begin + length, position + 1);
-    __half *keys = as<__half>(r->cache) + 2 * layer * plane + head * capacity * DIMENSION;
+    __half *keys = b.cache + 2 * layer * plane + head * capacity * DIMENSION;
     __half *values = keys + plane;
     const __half *query = reinterpret_cast<const __half *>(set) + size_t(head) * DIMENSION;
     const __half *own_key = query + a.heads * DIMENSION, *own_value = own_key + a.heads * DIMENSION;
 
-    float maximum = LOWEST, total = 0.0f, sum[8] = {}, q[8];
-    for (uint32_t base = begin; base < end; base += 128) {
-      const uint32_t first = is_used ? base + threadIdx.x / LANES : end;
-      uint4 k[COUNT];
+    float maximum = LOWEST, total = 0.0f;
+    uint32_t warps = 0;  // that have any positions
+    if (begin < end) warps = min(uint32_t(WARPS), (end - begin + POSITIONS - 1) / POSITIONS);
+    for (uint32_t first = begin + POSITIONS * b.warp; first < end; first += POSITIONS * WARPS) {
+      uint4 k[CHUNKS][2], v[HALVES][4], q[CHUNKS];
 #pragma unroll
-      for (int i = 0; i < COUNT; i++) {
-        const uint32_t p = first + i * GROUPS;
-        k[i] = make_uint4(0, 0, 0, 0);
-        if (p < end && p < position) k[i] = load_from_l2(keys + size_t(p) * DIMENSION + offset);
-      }
+      for (int c = 0; c < CHUNKS; c++) {
+        q[c] = make_uint4(0, 0, 0, 0);
 #pragma unroll
-      for (int i = 0; i < COUNT; i++) {
-        const uint32_t p = first + i * GROUPS;
-        if (p < end && p < position) {
-          asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
-                           ring::shared_address(copies + i * USED + threadIdx.x)),
-                       "l"(values + size_t(p) * DIMENSION + offset)
-                       : "memory");
-        } else if (is_used) {
-          copies[i * USED + threadIdx.x] = make_uint4(0, 0, 0, 0);
-        }
-      }
-      const bool has_own = base + 128 > position;
-      uint4 own_k = make_uint4(0, 0, 0, 0), own_v = own_k, query_bits = own_k;
-      read_until_there([&] {
-        if (base == begin) query_bits = look(query + offset);
-        if (has_own) own_k = look(own_key + offset), own_v = look(own_value + offset);
-        return is_there(query_bits) && is_there(own_k) && is_there(own_v);
-      });
-      if (base == begin) {
-        to_floats(q, query_bits);
-#pragma unroll
-        for (int j = 0; j < 8; j++) q[j] = has_chunk ? q[j] * (a.scale * LOG2_E) : 0.0f;
-      }
-#pragma unroll
-      for (int i = 0; i < COUNT; i++) {
-        const uint32_t p = first + i * GROUPS;
-        if (is_used && p == position && p < end) {
-          k[i] = own_k;
-          copies[i * USED + threadIdx.x] = own_v;
-          if (has_chunk) {
-            *reinterpret_cast<uint4 *>(keys + size_t(p) * DIMENSION + offset) = own_k;
-            *reinterpret_cast<uint4 *>(values + size_t(p) * DIMENSION + offset) = own_v;
+        for (int row = 0; row < 2; row++) {
+          const uint32_t p = first + key_place(row);
+          k[c][row] = make_uint4(0, 0, 0, 0);
+          if (p < min(end, position) && is_inside(key_offset(c))) {
+            k[c][row] = load_from_l2(keys + size_t(p) * DIMENSION + key_offset(c));
           }
         }
       }
-      float weights[COUNT], highest = maximum;
 #pragma unroll
-      for (int i = 0; i < COUNT; i++) {
-        float key[8], score = 0.0f;
-        to_floats(key, k[i]);
+      for (int h = 0; h < HALVES; h++) {
 #pragma unroll
-        for (int j = 0; j < 8; j++) score += q[j] * key[j];
-        weights[i] = score;
-      }
-#pragma unroll
-      for (int i = 0; i < COUNT; i++) {
-#pragma unroll
-        for (int distance = LANES / 2; distance > 0; distance /= 2) {
-          weights[i] += __shfl_xor_sync(~0u, weights[i], distance);
+        for (int i = 0; i < 4; i++) {
+          const uint32_t p = first + value_place(i);
+          v[h][i] = make_uint4(0, 0, 0, 0);
+          if (p < min(end, position) && is_inside(value_offset(h))) {
+            v[h][i] = load_from_l2(values + size_t(p) * DIMENSION + value_offset(h));
+          }
         }
-        if (first + i * GROUPS >= end) weights[i] = NO_SCORE;
+      }
+      // Where among the warp's positions the step's own one is; behind them where it is not.
+      const uint32_t own = position < end ? position - first : POSITIONS;
+      read_until_there([&] {
+        bool are_there = true;
+        if (g == 0) {
+#pragma unroll
+          for (int c = 0; c < CHUNKS; c++) {
+            if (!is_inside(key_offset(c))) continue;
+            q[c] = look(query + key_offset(c));
+            are_there = are_there && is_there(q[c]);
+          }
+        }
+        if (own >= POSITIONS) return are_there;
+#pragma unroll
+        for (int c = 0; c < CHUNKS; c++) {
+#pragma unroll
+          for (int row = 0; row < 2; row++) {
+            if (own != key_place(row) || !is_inside(key_offset(c))) continue;
+            k[c][row] = look(own_key + key_offset(c));
+            are_there = are_there && is_there(k[c][row]);
+          }
+        }
+        return are_there;
+      });
+      __syncwarp();
+      float scores[2][4] = {};
+#pragma unroll
+      for (int c = 0; c < CHUNKS; c++) {
+        const uint4 low = k[c][0], high = k[c][1];
+        const uint32_t first_half[4] = {low.x, high.x, low.y, high.y};
+        const uint32_t second_half[4] = {low.z, high.z, low.w, high.w};
+        multiply_add_16x8x16(scores[0], first_half, q[c].x, q[c].y);
+        multiply_add_16x8x16(scores[1], second_half, q[c].z, q[c].w);
+      }
+      const size_t at = size_t(position) * DIMENSION;
+      if (own < POSITIONS) {
+#pragma unroll
+        for (int c = 0; c < CHUNKS; c++) {
+#pragma unroll
+          for (int row = 0; row < 2; row++) {
+            if (own != key_place(row) || !is_inside(key_offset(c))) continue;
+            *reinterpret_cast<uint4 *>(keys + at + key_offset(c)) = k[c][row];
+          }
+        }
+      }
+      // The scores of the positions whose values the lane has.
+      float weights[4], highest = maximum;
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const float score = i < 2 ? scores[0][0] + scores[1][0] : scores[0][2] + scores[1][2];
+        weights[i] = __shfl_sync(~0u, score, 8 * t + 4 * (i % 2)) * (a.scale * LOG2_E);
+        if (first + value_place(i) >= end) weights[i] = NO_SCORE;
         highest = fmaxf(highest, weights[i]);
       }
 #pragma unroll
-      for (int distance = LANES; distance < 32; distance *= 2) {
+      for (int distance = 1; distance < 4; distance *= 2) {
         highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, distance));
       }
       const float correction = exponential2(maximum - highest);
       maximum = highest;
       total *= correction;
 #pragma unroll
-      for (int j = 0; j < 8; j++) sum[j] *= correction;
-      asm volatile("cp.async.wait_all;" ::: "memory");
+      for (int i = 0; i < 4; i++) {
+        weights[i] = exponential2(weights[i] - highest);
+        total += weights[i];
+      }
+      uint32_t rows[4] = {};
 #pragma unroll
-      for (int i = 0; i < COUNT; i++) {
-        const float weight = exponential2(weights[i] - maximum);
-        total += weight;
-        if (!is_used) continue;
-        float value[8];
-        to_floats(value, copies[i * USED + threadIdx.x]);
+      for (int i = 0; i < 2; i++) {
+        const uint32_t pair = pack(weights[2 * i], weights[2 * i + 1]);
+        const float2 rounded = __half22float2(reinterpret_cast<const __half2 &>(pair));
+        const uint32_t rest = pack(weights[2 * i] - rounded.x, weights[2 * i + 1] - rounded.y);
+        rows[2 * i] = g == 0 ? pair : g == 1 ? rest : 0;
+      }
+      if (own < POSITIONS) {
+        read_until_there([&] {
+          bool are_there = true;
 #pragma unroll
-        for (int j = 0; j < 8; j++) sum[j] += weight * value[j];
+          for (int h = 0; h < HALVES; h++) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+              if (own != value_place(i) || !is_inside(value_offset(h))) continue;
+              v[h][i] = look(own_value + value_offset(h));
+              are_there = are_there && is_there(v[h][i]);
+            }
+          }
+          return are_there;
+        });
+#pragma unroll
+        for (int h = 0; h < HALVES; h++) {
+#pragma unroll
+          for (int i = 0; i < 4; i++) {
+            if (own != value_place(i) || !is_inside(value_offset(h))) continue;
+            *reinterpret_cast<uint4 *>(values + at + value_offset(h)) = v[h][i];
+          }
+        }
+      }
+      __syncwarp();
+      // Four dimensions at a time. The first two rows have a product, in the lanes of two outputs each.
+      const bool is_first = first == begin + POSITIONS * b.warp;
+#pragma unroll
+      for (int h = 0; h < HALVES; h++) {
+#pragma unroll
+        for (int quad = 0; quad < 2; quad++) {
+          float products[4][4] = {};
+#pragma unroll
+          for (int j = 0; j < 4; j++) {
+            const auto word = [&](const uint4 &from) {
+              return quad ? (j < 2 ? from.z : from.w) : j < 2 ? from.x : from.y;
+            };
+            constexpr uint32_t LOWER = 0x5410, UPPER = 0x7632;
+            const uint32_t selector = j % 2 ? UPPER : LOWER;
+            multiply_add_16x8x16(products[j], rows, __byte_perm(word(v[h][0]), word(v[h][1]), selector),
+                                 __byte_perm(word(v[h][2]), word(v[h][3]), selector));
+          }
+#pragma unroll
+          for (int e = 0; e < 2; e++) {
+            const uint32_t d = 64 * h + 8 * (2 * t + e) + 4 * quad;
+            if (g >= 2 || !is_inside(d)) continue;
+            float4 *to = reinterpret_cast<float4 *>(&sums[b.warp][g][d]);
+            float4 sum = make_float4(products[0][e], products[1][e], products[2][e], products[3][e]);
+            if (!is_first) {
+              float4 before = *to;
+              scale(before, correction);
+              add(sum, before);
+            }
+            *to = sum;
+          }
+        }
       }
     }
 #pragma unroll
-    for (int distance = LANES; distance < 32; distance *= 2) {
-      total += __shfl_xor_sync(~0u, total, distance);
-#pragma unroll
-      for (int j = 0; j < 8; j++) sum[j] += __shfl_xor_sync(~0u, sum[j], distance);
-    }
-    if (b.lane < LANES && has_chunk) {
-      sums[b.warp][offset / 4] = make_float4(sum[0], sum[1], sum[2], sum[3]);
-      sums[b.warp][offset / 4 + 1] = make_float4(sum[4], sum[5], sum[6], sum[7]);
-    }
+    for (int distance = 1; distance < 4; distance *= 2) total += __shfl_xor_sync(~0u, total, distance);
     if (b.lane == 0) maxima[b.warp] = maximum, totals[b.warp] = total;
     synchronize();
     if (threadIdx.x < DIMENSION) {
       const uint32_t d = threadIdx.x;
       float block_maximum = LOWEST, block_total = 0.0f, block_sum = 0.0f;
 #pragma unroll
-      for (int w = 0; w < USED / 32; w++) block_maximum = fmaxf(block_maximum, maxima[w]);
+      for (int w = 0; w < WARPS; w++) block_maximum = fmaxf(block_maximum, maxima[w]);
 #pragma unroll
-      for (int w = 0; w < USED / 32; w++) {
+      for (uint32_t w = 0; w < WARPS; w++) {
+        if (w >= warps) break;
         const float weight = exponential2(maxima[w] - block_maximum);
         block_total += weight * totals[w];
-        block_sum += weight * reinterpret_cast<const float *>(sums[w])[d];
+        block_sum += weight * (sums[w][0][d] + sums[w][1][d]);
       }
       hand_over(reinterpret_cast<float *>(set + a.attended) + size_t(unit) * DIMENSION + d,
                 __float_as_uint(block_sum));
@@ -918,29 +1089,65 @@ __device__ __forceinline__ void read_attended(const tandem_gpu_decode &a, const 
                                               const uint8_t *set, uint32_t begin, uint32_t end) {
   constexpr int TOGETHER = 2,
                 PARTS = 4;  // elements that are asked for before the first is used, and parts of each
-  constexpr uint32_t INPUTS = Form<BITS>::INPUTS, QUADS = INPUTS / 4;
+  constexpr uint32_t QUADS = INPUTS / 4;
   uint2 *x = reinterpret_cast<uint2 *>(b.shared + X_AT);
-  const uint32_t count = (end - begin) * QUADS;
-  for (uint32_t first = threadIdx.x; first < count; first += TOGETHER * THREADS) {
+  const uint32_t inputs = width<DIMENSION, HAS_PEERS>(a), count = (end - begin) * QUADS;
+  const uint32_t first_stage = begin % cut.depth, first_input = first_stage * INPUTS;
+  const uint32_t end_input =
+      first_stage + end - begin > cut.depth ? ~0u : first_input + (end - begin) * INPUTS;
+  // How much each part is of its head: a thread a head, of those that the stages are of.
+  float *factors = reinterpret_cast<float *>(b.shared + SUMS_AT);
+  for (uint32_t head = THREADS - 1 - threadIdx.x; head < a.heads; head += THREADS) {
+    const bool is_needed =
+        end_input == ~0u || (head * DIMENSION < end_input && (head + 1) * DIMENSION > first_input);
+    if (!is_needed) continue;
+    const uint8_t *weights = set + a.attended_weights + head * a.attention_parts * 8;
+    float *of_head = factors + head * a.attention_parts, maximum = LOWEST, total = 0.0f;
+    for (uint32_t part = 0; part < a.attention_parts; part += PARTS) {
+      uint2 weight[PARTS];
+      read_until_there([&] {
+        bool are_there = true;
+#pragma unroll
+        for (int p = 0; p < PARTS; p++) {
+          weight[p] = make_uint2(__float_as_uint(LOWEST), 0);
+          if (part + p < a.attention_parts) weight[p] = look_2(weights + (part + p) * 8);
+          are_there = are_there && weight[p].x != EMPTY && weight[p].y != EMPTY;
+        }
+        return are_there;
+      });
+      float highest = maximum;
+#pragma unroll
+      for (int p = 0; p < PARTS; p++) highest = fmaxf(highest, __uint_as_float(weight[p].x));
+      total *= exponential2(maximum - highest);
+      maximum = highest;
+#pragma unroll
+      for (int p = 0; p < PARTS; p++) {
+        total += exponential2(__uint_as_float(weight[p].x) - highest) * __uint_as_float(weight[p].y);
+        if (part + p < a.attention_parts) of_head[part + p] = __uint_as_float(weight[p].x);
+      }
+    }
+    const float scale = 1.0f / total;
+    for (uint32_t part = 0; part < a.attention_parts; part++) {
+      of_head[part] = exponential2(of_head[part] - maximum) * scale;
+    }
+  }
+  for (uint32_t first = threadIdx.x, base = 0; base < count;
+       base += TOGETHER * THREADS, first += TOGETHER * THREADS) {
     float4 joined[TOGETHER];
-    float maximum[TOGETHER], total[TOGETHER];
-    const uint8_t *sums[TOGETHER], *weights[TOGETHER];
+    uint32_t unit[TOGETHER];
+    const uint8_t *sums[TOGETHER];
 #pragma unroll
     for (int n = 0; n < TOGETHER; n++) {
       const uint32_t i = min(first + n * THREADS, count - 1);
       // Behind the last head there are zeros among the weights: any number will do.
       const uint32_t input =
-          min((begin + i / QUADS) % cut.depth * INPUTS + i % QUADS * 4, width<DIMENSION, HAS_PEERS>(a) - 4);
-      const uint32_t unit = input / DIMENSION * a.attention_parts;
-      sums[n] = set + a.attended + (size_t(unit) * DIMENSION + input % DIMENSION) * 4;
-      weights[n] = set + a.attended_weights + unit * 8;
+          min(cut.stage_of_tile(first_stage + i / QUADS) * INPUTS + i % QUADS * 4, inputs - 4);
+      unit[n] = input / DIMENSION * a.attention_parts;
+      sums[n] = set + a.attended + (size_t(unit[n]) * DIMENSION + input % DIMENSION) * 4;
       joined[n] = make_float4(0, 0, 0, 0);
-      maximum[n] = LOWEST;
-      total[n] = 0.0f;
     }
     for (uint32_t part = 0; part < a.attention_parts; part += PARTS) {
       uint4 sum[TOGETHER][PARTS];
-      uint2 weight[TOGETHER][PARTS];
       read_until_there([&] {
         bool are_there = true;
 #pragma unroll
@@ -948,38 +1155,26 @@ __device__ __forceinline__ void read_attended(const tandem_gpu_decode &a, const 
 #pragma unroll
           for (int p = 0; p < PARTS; p++) {
             sum[n][p] = make_uint4(0, 0, 0, 0);
-            weight[n][p] = make_uint2(__float_as_uint(LOWEST), 0);
-            if (part + p < a.attention_parts) {
+            if (first + n * THREADS < count && part + p < a.attention_parts) {
               sum[n][p] = look(sums[n] + (part + p) * (DIMENSION * 4));
-              weight[n][p] = look_2(weights[n] + (part + p) * 8);
             }
           }
         }
 #pragma unroll
         for (int n = 0; n < TOGETHER; n++) {
 #pragma unroll
-          for (int p = 0; p < PARTS; p++) {
-            are_there =
-                are_there && is_there(sum[n][p]) && weight[n][p].x != EMPTY && weight[n][p].y != EMPTY;
-          }
+          for (int p = 0; p < PARTS; p++) are_there = are_there && is_there(sum[n][p]);
         }
         return are_there;
       });
+      if (base == 0 && part == 0) synchronize();
 #pragma unroll
       for (int n = 0; n < TOGETHER; n++) {
-        float highest = maximum[n];
-#pragma unroll
-        for (int p = 0; p < PARTS; p++) highest = fmaxf(highest, __uint_as_float(weight[n][p].x));
-        const float correction = exponential2(maximum[n] - highest);
-        maximum[n] = highest;
-        total[n] *= correction;
-        scale(joined[n], correction);
 #pragma unroll
         for (int p = 0; p < PARTS; p++) {
-          const float factor = exponential2(__uint_as_float(weight[n][p].x) - highest);
-          total[n] += factor * __uint_as_float(weight[n][p].y);
+          if (part + p >= a.attention_parts) break;
           float4 more = floats(sum[n][p]);
-          scale(more, factor);
+          scale(more, factors[unit[n] + part + p]);
           add(joined[n], more);
         }
       }
@@ -987,10 +1182,11 @@ __device__ __forceinline__ void read_attended(const tandem_gpu_decode &a, const 
 #pragma unroll
     for (int n = 0; n < TOGETHER; n++) {
       if (first + n * THREADS >= count) break;
-      const __half2 low = __floats2half2_rn(joined[n].x / total[n], joined[n].y / total[n]);
-      const __half2 high = __floats2half2_rn(joined[n].z / total[n], joined[n].w / total[n]);
+      const __half2 low = __floats2half2_rn(joined[n].x, joined[n].y);
+      const __half2 high = __floats2half2_rn(joined[n].z, joined[n].w);
       x[first + n * THREADS] =
           make_uint2(reinterpret_cast<const uint32_t &>(low), reinterpret_cast<const uint32_t &>(high));
+      if constexpr (BITS != 16) put_group_sum<16>(b, (first + n * THREADS) / 16, sum_of(low) + sum_of(high));
     }
   }
 }
@@ -999,9 +1195,9 @@ template <int BITS>
 __device__ __forceinline__ void read_neurons(const tandem_gpu_decode &a, const Block &b, const Cut &cut,
                                              const uint8_t *neurons, uint32_t begin, uint32_t end) {
   constexpr int TOGETHER = 4;
-  constexpr uint32_t INPUTS = Form<BITS>::INPUTS, EIGHTHS = INPUTS / 8;
+  constexpr uint32_t EIGHTHS = INPUTS / 8;
   uint4 *x = reinterpret_cast<uint4 *>(b.shared + X_AT);
-  const uint32_t count = (end - begin) * EIGHTHS;
+  const uint32_t count = (end - begin) * EIGHTHS, first_stage = begin % cut.depth;
   for (uint32_t first = threadIdx.x; first < count; first += TOGETHER * THREADS) {
     uint4 values[TOGETHER];
     read_until_there([&] {
@@ -1009,7 +1205,7 @@ __device__ __forceinline__ void read_neurons(const tandem_gpu_decode &a, const B
 #pragma unroll
       for (int n = 0; n < TOGETHER; n++) {
         const uint32_t i = first + n * THREADS;
-        const uint32_t input = (begin + i / EIGHTHS) % cut.depth * INPUTS + i % EIGHTHS * 8;
+        const uint32_t input = cut.stage_of_tile(first_stage + i / EIGHTHS) * INPUTS + i % EIGHTHS * 8;
         values[n] = make_uint4(0, 0, 0, 0);
         if (i < count && input < a.neuron_count) values[n] = look(neurons + input * 2);
       }
@@ -1019,7 +1215,14 @@ __device__ __forceinline__ void read_neurons(const tandem_gpu_decode &a, const B
     });
 #pragma unroll
     for (int n = 0; n < TOGETHER; n++) {
-      if (first + n * THREADS < count) x[first + n * THREADS] = values[n];
+      if (first + n * THREADS >= count) break;
+      x[first + n * THREADS] = values[n];
+      if constexpr (BITS != 16) {
+        float sum = 0.0f;
+#pragma unroll
+        for (int i = 0; i < 4; i++) sum += sum_of(reinterpret_cast<const __half2 *>(&values[n])[i]);
+        put_group_sum<8>(b, (first + n * THREADS) / 8, sum);
+      }
     }
   }
 }
@@ -1066,37 +1269,37 @@ __device__ __forceinline__ void wipe_own(const tandem_gpu_decode &a, const tande
 // MARK: The step
 
 // `rank` is given where there are several.
-template <int DIMENSION, int QUADS, bool HAS_PEERS, int BITS>
+template <int DIMENSION, int MOST_HIDDEN, bool HAS_PEERS, int BITS>
 __device__ __forceinline__ void step(const tandem_gpu_decode &a, const tandem_gpu_decode_rank *rank) {
+  constexpr int QUADS = (MOST_HIDDEN / 4 + THREADS - 1) / THREADS;  // of the residual stream, a thread's
   extern __shared__ uint8_t dynamic[];
   Block b;
-  b.stages = (ring::shared_address(dynamic) + 1023) / 1024 * 1024;  // as the swizzle is one of addresses
-  b.shared = dynamic + (b.stages - ring::shared_address(dynamic));
-  const uint32_t full = b.stages + BARRIERS_AT, empty = full + 8 * STAGES;
-  b.zero = empty + 8 * STAGES;
-  b.x = b.stages + X_AT;
+  // Aligned, as the swizzle is one of addresses.
+  const uint32_t base = (ring::shared_address(dynamic) + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+  const uint32_t barriers = base + BARRIERS_AT;
+  b.shared = dynamic + (base - ring::shared_address(dynamic));
+  b.zero = base + ZEROS_AT;
+  b.x = base + X_AT;
+  b.x_bytes = Layout<MOST_HIDDEN>::X_BYTES;
+  b.stages = b.shared + Layout<MOST_HIDDEN>::RING_AT;
+  b.ring = base + Layout<MOST_HIDDEN>::RING_AT;
+  b.ring_bytes = Layout<MOST_HIDDEN>::RING_BYTES;
   b.warp = threadIdx.x / 32;
   b.lane = threadIdx.x % 32;
-  b.stage = b.stages + b.warp * STAGE_BYTES;
-  b.full = full + 8 * b.warp;
-  b.empty = empty + 8 * b.warp;
   if (threadIdx.x == 0) {
-    for (int i = 0; i < STAGES; i++) {
-      ring::initialize_barrier(full + 8 * i, 1);
-      ring::initialize_barrier(empty + 8 * i, 1);
-    }
-    *reinterpret_cast<uint4 *>(b.shared + BARRIERS_AT + 16 * STAGES) = make_uint4(0, 0, 0, 0);
+    for (uint32_t i = 0; i < 2 * MOST_STAGES; i++) ring::initialize_barrier(barriers + 8 * i, 1);
     ring::publish_barriers();
   }
+  if (threadIdx.x < ZEROS_BYTES / 4) reinterpret_cast<uint32_t *>(b.shared + ZEROS_AT)[threadIdx.x] = 0;
   __syncthreads();
   if (b.warp == WARPS) {
-    if (b.lane == 0) feed<DIMENSION, HAS_PEERS, BITS>(a, b);
+    feed<DIMENSION, HAS_PEERS, BITS>(a, b, barriers);
     return;
   }
 
-  constexpr uint32_t STAGE_INPUTS = Form<BITS>::INPUTS;
-  const Cut output_cut(width<DIMENSION, HAS_PEERS>(a), a.hidden, a.output_participants, STAGE_INPUTS);
-  const Cut fc2_cut(a.neuron_count, a.hidden, a.fc2_participants, STAGE_INPUTS);
+  Turns<BITS> turns(b, barriers);
+  const Cut output_cut(width<DIMENSION, HAS_PEERS>(a), a.hidden, a.output_participants);
+  const Cut fc2_cut(a.neuron_count, a.hidden, a.fc2_participants);
   const uint32_t qkv_outputs = 3 * width<DIMENSION, HAS_PEERS>(a);
   __shared__ tandem_gpu_decode_tile tiles[HAS_PEERS ? 2 * TANDEM_GPU_DECODE_HIDDEN / 64 : 1];
   if constexpr (HAS_PEERS) {
@@ -1126,6 +1329,10 @@ __device__ __forceinline__ void step(const tandem_gpu_decode &a, const tandem_gp
         &as<const tandem_gpu_decode_layer>(a.layers)[i / 8].vectors)[i % 8];
   }
   wait_for_predecessors();
+  const tandem_gpu_row *row = as<const tandem_gpu_row>(a.row);
+  b.position = row->position;
+  b.capacity = row->capacity;
+  b.cache = as<__half>(row->cache);
   float4 residual[QUADS];
 #pragma unroll
   for (int n = 0; n < QUADS; n++) {
@@ -1147,9 +1354,10 @@ __device__ __forceinline__ void step(const tandem_gpu_decode &a, const tandem_gp
       if constexpr (HAS_PEERS) return peer_set(l) + rank->peer_fc2_sums;
       return set + a.fc2_sums;
     };
-    normalize<QUADS>(a, b, residual, layer.attention_norm_weight, layer.attention_norm_bias, sums, fc2_slots);
-    ask_for_cache<DIMENSION>(a, l);
-    linear<BITS>(a, b, qkv_outputs, layer.qkv_bias, [&](uint32_t output, float2 sum) {
+    normalize<QUADS, BITS != 16>(a, b, residual, layer.attention_norm_weight, layer.attention_norm_bias, sums,
+                                 fc2_slots);
+    ask_for_cache<DIMENSION>(a, b, l);
+    linear<BITS>(a, b, turns, qkv_outputs, layer.qkv_bias, [&](uint32_t output, float2 sum) {
       const __half2 pair = __floats2half2_rn(sum.x, sum.y);
       hand_over(set + output * 2, reinterpret_cast<const uint32_t &>(pair));
     });
@@ -1158,12 +1366,13 @@ __device__ __forceinline__ void step(const tandem_gpu_decode &a, const tandem_gp
     ask_for(layer.mlp_norm_bias, a.hidden);
     ask_for(layer.fc1_bias, a.neuron_count);
     attend<DIMENSION, HAS_PEERS>(a, b, l, set);
-    transposed<BITS>(a, b, output_cut, width<DIMENSION, HAS_PEERS>(a), layer.output_bias, output_sums(),
-                     output_slots, [&](uint32_t begin, uint32_t end) {
+    transposed<BITS>(a, b, turns, output_cut, width<DIMENSION, HAS_PEERS>(a), layer.output_bias,
+                     output_sums(), output_slots, [&](uint32_t begin, uint32_t end) {
                        read_attended<DIMENSION, HAS_PEERS, BITS>(a, b, output_cut, set, begin, end);
                      });
-    normalize<QUADS>(a, b, residual, layer.mlp_norm_weight, layer.mlp_norm_bias, output_sums(), output_slots);
-    linear<BITS>(a, b, a.neuron_count, layer.fc1_bias, [&](uint32_t output, float2 sum) {
+    normalize<QUADS, BITS != 16>(a, b, residual, layer.mlp_norm_weight, layer.mlp_norm_bias, output_sums(),
+                                 output_slots);
+    linear<BITS>(a, b, turns, a.neuron_count, layer.fc1_bias, [&](uint32_t output, float2 sum) {
       const __half2 pair = __floats2half2_rn(activate(sum.x, a.activation), activate(sum.y, a.activation));
       hand_over(set + a.neurons + output * 2, reinterpret_cast<const uint32_t &>(pair));
     });
@@ -1177,22 +1386,28 @@ __device__ __forceinline__ void step(const tandem_gpu_decode &a, const tandem_gp
       ask_for(vectors[l + 1].attention_norm_bias, a.hidden);
       ask_for(vectors[l + 1].qkv_bias, qkv_outputs);
     }
-    transposed<BITS>(a, b, fc2_cut, a.neuron_count, layer.fc2_bias, fc2_sums(), fc2_slots,
+    transposed<BITS>(a, b, turns, fc2_cut, a.neuron_count, layer.fc2_bias, fc2_sums(), fc2_slots,
                      [&](uint32_t begin, uint32_t end) {
                        read_neurons<BITS>(a, b, fc2_cut, set + a.neurons, begin, end);
                      });
     sums = fc2_sums();
   }
-  normalize<QUADS>(a, b, residual, a.final_norm_weight, a.final_norm_bias, sums, fc2_slots);
+  normalize<QUADS, false>(a, b, residual, a.final_norm_weight, a.final_norm_bias, sums, fc2_slots);
   uint32_t *counters = as<uint32_t>(a.counters);
   if (threadIdx.x == 0) atomicAdd(counters, 1);
-  linear<16>(a, b, a.vocabulary, 0, [&](uint32_t output, float2 sum) {
+  const auto store_logits = [&](uint32_t output, float2 sum) {
     if (output + 1 < a.vocabulary) {
       as<float2>(a.logits)[output / 2] = sum;
     } else {
       as<float>(a.logits)[output] = sum.x;
     }
-  });
+  };
+  if constexpr (BITS == 16) {
+    linear<16>(a, b, turns, a.vocabulary, 0, store_logits);
+  } else {
+    Turns<16> logits_turns(b, barriers + 16 * stage_count<BITS>(b));
+    linear<16>(a, b, logits_turns, a.vocabulary, 0, store_logits);
+  }
 
   // The last layer's set is wiped when every block has read it, and the last block to come here leaves the
   // counters as they were found.
@@ -1205,31 +1420,26 @@ __device__ __forceinline__ void step(const tandem_gpu_decode &a, const tandem_gp
   if (threadIdx.x == 0 && atomicAdd(counters + 1, 1) == gridDim.x - 1) counters[0] = counters[1] = 0;
 }
 
-// Of a residual stream, in fours.
-__device__ constexpr int quads_of_thread(int most_hidden) {
-  return (most_hidden / 4 + THREADS - 1) / THREADS;
-}
-
 }  // namespace decode
 
 #define DECODE(name, dimension, most_hidden)                                                \
   extern "C" __global__ void __launch_bounds__(decode::THREADS + 32, 1)                     \
       tandem_kernel_decode_##name(const __grid_constant__ tandem_gpu_decode a) {            \
     launch_successors();                                                                    \
-    decode::step<dimension, decode::quads_of_thread(most_hidden), false, 16>(a, nullptr);   \
+    decode::step<dimension, most_hidden, false, 16>(a, nullptr);                            \
   }                                                                                         \
   extern "C" __global__ void __launch_bounds__(decode::THREADS + 32, 1)                     \
       tandem_kernel_decode_ranks_##name(const __grid_constant__ tandem_gpu_decode_rank a) { \
     launch_successors();                                                                    \
-    decode::step<dimension, decode::quads_of_thread(most_hidden), true, 16>(a.step, &a);    \
+    decode::step<dimension, most_hidden, true, 16>(a.step, &a);                             \
   }
 
 // Of quantized weights.
-#define DECODE_QUANTIZED(name, bits, dimension, most_hidden)                                \
-  extern "C" __global__ void __launch_bounds__(decode::THREADS + 32, 1)                     \
-      tandem_kernel_decode_##name(const __grid_constant__ tandem_gpu_decode a) {            \
-    launch_successors();                                                                    \
-    decode::step<dimension, decode::quads_of_thread(most_hidden), false, bits>(a, nullptr); \
+#define DECODE_QUANTIZED(name, bits, dimension, most_hidden)                     \
+  extern "C" __global__ void __launch_bounds__(decode::THREADS + 32, 1)          \
+      tandem_kernel_decode_##name(const __grid_constant__ tandem_gpu_decode a) { \
+    launch_successors();                                                         \
+    decode::step<dimension, most_hidden, false, bits>(a, nullptr);               \
   }
 
 DECODE(64, 64, 4096)

@@ -51,7 +51,6 @@ extension LaneChoice {
             self.init()
             return
         }
-        if let refusal = Self.refusal(onGPU: configuration) { throw refusal }
         let contextSeconds = start.duration(to: .now).seconds
         let choosing = GPUChoice(
             configuration: options.group.part(of: configuration), options: options, context: context,
@@ -64,15 +63,6 @@ extension LaneChoice {
                 LoadingReport.Phase(
                     name: "placement", seconds: start.duration(to: .now).seconds - contextSeconds),
             ])
-    }
-
-    /// Why a GPU cannot compute the model in this form; nil where it can.
-    static func refusal(onGPU configuration: OPTConfiguration) -> EngineError? {
-        guard configuration.hasQuantizedCache else { return nil }
-        return EngineError(
-            .invalidOption,
-            "compressed caches are computed with on the CPU alone so far; add --device cpu, or leave --compress-cache out"
-        )
     }
 
     private static func threadCount(for request: PlacementRequest) -> Int? {

@@ -44,7 +44,6 @@ public struct PlanningRequest: Sendable {
         }
         let working = GPULane.workingMemory(
             configuration, positionCount: workload.positionCount, stagingSlotCount: stagingSlotCount)
-        if profile.gpu != nil, let refusal = LaneChoice.refusal(onGPU: configuration) { throw refusal }
         return PlacementPlanner(
             shape: configuration.shape, budget: budget, working: working, hardware: profile,
             workload: workload, threadCount: threadCount)

@@ -29,6 +29,7 @@ final class CPUCacheAttention: CPUPart, @unchecked Sendable {  // `step` is writ
     /// In the order of the step.
     private let order: [Exchange]
     private let configuration: OPTConfiguration
+    private let cacheForm: CacheForm
     private let kernels: tandem_cpu_kernels
     private let scratch: Scratch
     private let rowCapacity: Int
@@ -51,7 +52,7 @@ final class CPUCacheAttention: CPUPart, @unchecked Sendable {  // `step` is writ
 
     private struct Row {
         /// Of the row's sequence, [layer][key, value][head][capacity][head dimension].
-        var cache: UnsafeMutablePointer<UInt16>
+        var cache: UnsafeMutableRawPointer
         var capacity: Int
         var position: Int
     }
@@ -79,6 +80,7 @@ final class CPUCacheAttention: CPUPart, @unchecked Sendable {  // `step` is writ
         self.order = order
         self.heads = heads
         self.configuration = configuration
+        cacheForm = CacheForm(configuration)
         self.workers = workers
         self.rowCapacity = rowCapacity
         kernels = workers.kernels.pointee
@@ -112,7 +114,7 @@ final class CPUCacheAttention: CPUPart, @unchecked Sendable {  // `step` is writ
             let sequence = batch.segments[row].sequence
             let position = Int(batch.positions[row])
             rows[row] = Row(
-                cache: cache.hostPointer(of: sequence), capacity: cache.capacities[sequence],
+                cache: cache.hostPointer(of: sequence), capacity: cache.lineCapacities[sequence],
                 position: position)
             step.positionCount += position + 1
         }
@@ -185,23 +187,25 @@ final class CPUCacheAttention: CPUPart, @unchecked Sendable {  // `step` is writ
         let answer = link.answer.assumingMemoryBound(to: UInt16.self) + row * width + head * headDimension
 
         let place = rows[row]
-        let line = place.capacity * headDimension
+        let line = place.capacity * cacheForm.positionByteCount
         let number = 2 * exchange.layer * heads.count + exchange.heads.lowerBound + head - heads.lowerBound
         let keys = place.cache + number * line
         let values = keys + heads.count * line
-        let new = place.position * headDimension
-        (keys + new).update(from: input + width, count: headDimension)
-        (values + new).update(from: input + 2 * width, count: headDimension)
 
         let query = scratch.query(worker: worker)
         let result = query + headDimension
+        kernels.float_from_half(input + width, result, headDimension)
+        cacheForm.store(result, in: keys, position: place.position, kernels)
+        kernels.float_from_half(input + 2 * width, result, headDimension)
+        cacheForm.store(result, in: values, position: place.position, kernels)
         kernels.float_from_half(input, query, headDimension)
         let scale = configuration.queryScale
         for index in 0..<headDimension { query[index] *= scale }
         var operation = tandem_attention(
             queries: query, query_stride: headDimension, keys: keys, values: values, out: result,
             out_stride: headDimension, query_count: 1, head_dim: headDimension,
-            first_position: place.position, scratch: scratch.attention(worker: worker), cache_bits: 16)
+            first_position: place.position, scratch: scratch.attention(worker: worker),
+            cache_bits: cacheForm.bits)
         kernels.attention(&operation)
         kernels.half_from_float(result, answer, headDimension)
     }

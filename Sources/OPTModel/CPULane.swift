@@ -183,31 +183,23 @@ public final class CPULane: Lane, WorkerTask, @unchecked Sendable {
         _ segment: StepBatch.Segment, head: Int, layer: Int, shard: LayerShard, _ step: Step, _ worker: Int
     ) {
         let headDimension = configuration.headDimension
-        let positionByteCount = configuration.cachePositionByteCount
-        let isCacheQuantized = configuration.hasQuantizedCache
         let width = shard.heads.count * headDimension
         let column = (head - shard.heads.lowerBound) * headDimension
         let qkv = scratch.qkv + segment.firstRow * 3 * width + column
         let keys = step.cache.keys(layer: layer, sequence: segment.sequence, head: head)
         let values = step.cache.values(layer: layer, sequence: segment.sequence, head: head)
+        let form = CacheForm(configuration)
         for row in 0..<segment.rowCount {
             let source = qkv + row * 3 * width
-            let offset = (segment.firstPosition + row) * positionByteCount
-            if isCacheQuantized {
-                kernels.quantize_position(source + width, keys + offset, headDimension)
-                kernels.quantize_position(source + 2 * width, values + offset, headDimension)
-            } else {
-                kernels.half_from_float(
-                    source + width, (keys + offset).assumingMemoryBound(to: UInt16.self), headDimension)
-                kernels.half_from_float(
-                    source + 2 * width, (values + offset).assumingMemoryBound(to: UInt16.self), headDimension)
-            }
+            let position = segment.firstPosition + row
+            form.store(source + width, in: keys, position: position, kernels)
+            form.store(source + 2 * width, in: values, position: position, kernels)
         }
         var operation = tandem_attention(
             queries: qkv, query_stride: 3 * width, keys: keys, values: values,
             out: scratch.attended + segment.firstRow * width + column, out_stride: width,
             query_count: segment.rowCount, head_dim: headDimension, first_position: segment.firstPosition,
-            scratch: scratch.attention(worker: worker), cache_bits: isCacheQuantized ? 4 : 16)
+            scratch: scratch.attention(worker: worker), cache_bits: form.bits)
         kernels.attention(&operation)
     }
 

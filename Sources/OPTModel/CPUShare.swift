@@ -48,6 +48,7 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
     private let rowCapacity: Int
     /// The heads by where their cache lies.
     private let cacheHeads: RangeSplit
+    private let cacheForm: CacheForm
     /// Of the cache on disk, where there is one.
     private var visits: DiskKVCache.Visits?
     private let sequences: UnsafeMutablePointer<CachedRow>
@@ -73,7 +74,7 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
 
     /// [layer][key, value][head][capacity][head dimension]
     private struct Lines {
-        var base: UnsafeMutablePointer<UInt16>?
+        var base: UnsafeMutableRawPointer?
         var capacity = 0
     }
 
@@ -89,6 +90,7 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
         hasNeurons = !neurons.isEmpty
         rows = placement.tokenTable.cpuComputed
         cacheHeads = placement.cacheHeads
+        cacheForm = CacheForm(configuration)
         let disk = weights.cpuDisk
         attentionPieces = Self.pieces(
             inMemory: placement.attention.cpuComputed(on: .cpu), disk?.attention ?? [],
@@ -170,7 +172,7 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
             var onDisk = Lines()
             if !heads.isEmpty && !cacheHeads.cpu.isEmpty {
                 inMemory = Lines(
-                    base: cache.hostPointer(of: sequence), capacity: cache.capacities[sequence])
+                    base: cache.hostPointer(of: sequence), capacity: cache.lineCapacities[sequence])
             }
             if let disk = cache.disk {
                 onDisk = Lines(
@@ -323,20 +325,19 @@ final class CPUShare: CPUPart, @unchecked Sendable {  // `step` is written while
         let isOnDisk = cacheHeads.disk.contains(heads.lowerBound + head)
         let cached = isOnDisk ? cacheHeads.disk : cacheHeads.cpu
         let lines = isOnDisk ? place.onDisk : place.inMemory
-        let line = lines.capacity * headDimension
+        let line = lines.capacity * cacheForm.positionByteCount
         let cachedLayer = isOnDisk ? visits!.slot(ofLayer: layer) : layer
         let number = 2 * cachedLayer * cached.count + heads.lowerBound + head - cached.lowerBound
         let keys = lines.base! + number * line
         let values = keys + cached.count * line
         let qkv = scratch.qkv + row * 3 * width + head * headDimension
-        let new = place.position * headDimension
-        kernels.half_from_float(qkv + width, keys + new, headDimension)
-        kernels.half_from_float(qkv + 2 * width, values + new, headDimension)
+        cacheForm.store(qkv + width, in: keys, position: place.position, kernels)
+        cacheForm.store(qkv + 2 * width, in: values, position: place.position, kernels)
         var operation = tandem_attention(
             queries: qkv, query_stride: 3 * width, keys: keys, values: values,
             out: scratch.attended + row * width + head * headDimension, out_stride: width, query_count: 1,
             head_dim: headDimension, first_position: place.position,
-            scratch: scratch.attention(worker: worker), cache_bits: 16)
+            scratch: scratch.attention(worker: worker), cache_bits: cacheForm.bits)
         kernels.attention(&operation)
     }
 

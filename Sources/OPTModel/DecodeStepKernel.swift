@@ -4,8 +4,8 @@ import CUDAKernelImage
 /// A decode step of one sequence in one kernel (`decode.cu`), for a model that lies in GPU memory whole, or one rank's part
 /// of it: its tensor maps, and the memory through which its blocks meet.
 ///
-/// What the kernel does not take goes operation by operation: several rows, streamed pieces, a cache in CPU memory,
-/// norms behind their blocks, projections of the embedding, older GPUs.
+/// What the kernel does not take goes operation by operation: several rows, streamed pieces, a cache in CPU memory or in
+/// 4 bits, norms behind their blocks, projections of the embedding, older GPUs.
 final class DecodeStepKernel: @unchecked Sendable {  // arguments are addresses
     private let buffer: DeviceBuffer
     private let arguments: tandem_gpu_decode
@@ -124,6 +124,7 @@ final class DecodeStepKernel: @unchecked Sendable {  // arguments are addresses
             && configuration.layerCount <= Int(TANDEM_GPU_DECODE_LAYERS) && configuration.hiddenSize % 64 == 0
             && configuration.headCount > 0 && configuration.vocabularySize > 0
             && configuration.feedForwardSize > 0 && configuration.feedForwardSize % 8 == 0
+            && !configuration.hasQuantizedCache
             && (configuration.quantization.map { $0 == .fourBits && configuration.headDimension % 64 == 0 }
                 ?? true)
     }
@@ -189,13 +190,8 @@ struct StepCut {
         // Every block has some of the queries, keys and values, and of the neurons: that is how blocks know how far
         // the others are.
         self.blockCount = min(blockCount, divideUp(3 * width, 16), divideUp(neurons, 16))
-        let stageInputs = Int(
-            configuration.quantization == nil
-                ? TANDEM_GPU_DECODE_STAGE_INPUTS : TANDEM_GPU_DECODE_STAGE_INPUTS_4_BITS)
-        output = DecodeCut(
-            inputs: width, outputs: hidden, blockCount: self.blockCount, stageInputs: stageInputs)
-        fc2 = DecodeCut(
-            inputs: neurons, outputs: hidden, blockCount: self.blockCount, stageInputs: stageInputs)
+        output = DecodeCut(inputs: width, outputs: hidden, blockCount: self.blockCount)
+        fc2 = DecodeCut(inputs: neurons, outputs: hidden, blockCount: self.blockCount)
     }
 }
 
@@ -208,10 +204,8 @@ struct DecodeCut {
     /// Stages of a tile.
     private let depth: Int
 
-    init(
-        inputs: Int, outputs: Int, blockCount: Int, stageInputs: Int = Int(TANDEM_GPU_DECODE_STAGE_INPUTS)
-    ) {
-        depth = divideUp(inputs, stageInputs)
+    init(inputs: Int, outputs: Int, blockCount: Int) {
+        depth = divideUp(inputs, Int(TANDEM_GPU_DECODE_STAGE_INPUTS))
         tileCount = divideUp(outputs, 64)
         let total = depth * tileCount
         let most = min(blockCount, total, (Int(TANDEM_GPU_DECODE_SLOTS) - 2) * tileCount)

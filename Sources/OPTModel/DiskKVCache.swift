@@ -140,8 +140,8 @@ final class DiskKVCache: @unchecked Sendable {  // what the threads share is gua
     }
 
     /// Where a sequence's first slot begins, for the host.
-    func hostPointer(of sequence: Int) -> UnsafeMutablePointer<UInt16> {
-        (memory.baseAddress + layout.slotsOffset(sequence: sequence)).assumingMemoryBound(to: UInt16.self)
+    func hostPointer(of sequence: Int) -> UnsafeMutableRawPointer {
+        memory.baseAddress + layout.slotsOffset(sequence: sequence)
     }
 
     /// Starts the threads, which keep this alive until `stop`.

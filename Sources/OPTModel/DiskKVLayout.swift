@@ -2,15 +2,16 @@ import Placement
 
 /// Where the keys and values of the heads on disk lie, in the file and in the slots through which attention reaches them.
 ///
-/// The file is [layer][sequence], the slots' memory [sequence][slot], both of [K, V][head][capacity][head dimension] in
-/// fp16. For the kernels a sequence's slots are therefore a cache whose layers are the slots. Every line, the positions
-/// of one head's keys or values, begins at a block of the disk: blocks that new positions change hold nothing of
-/// another line.
+/// The file is [layer][sequence], the slots' memory [sequence][slot], both of [K, V][head][capacity][head dimension]. For the
+/// kernels a sequence's slots are therefore a cache whose layers are the slots. A sequence begins at a block of the disk. So
+/// does every line, the positions of one head's keys or values, in fp16. In 4 bits, of which it takes up to 1024 positions to
+/// fill whole blocks, a line may share its first and last block with those beside it: what the blocks hold of them is in the
+/// slot, too, as all lines of a sequence are read and written together.
 struct DiskKVLayout: Sendable {
     let layerCount: Int
     /// Layer l goes through slot l modulo this, in every step, so that the addresses in a graph stay as they are.
     let slotCount: Int
-    /// The positions that a line of each sequence has room for: a whole number of blocks.
+    /// The positions that a line of each sequence has room for.
     let capacities: [Int]
 
     /// The lines of a sequence in one layer.
@@ -33,9 +34,14 @@ struct DiskKVLayout: Sendable {
         self.slotCount = min(slotCount, shape.layerCount)
         lineCount = 2 * headCount
         positionByteCount = shape.cacheBytesPerHead / (2 * shape.layerCount)
-        // The fewest positions that fill whole blocks.
+        // The fewest positions of a line, or of all lines, that fill whole blocks. Kernels want lines at 16 bytes.
+        let bytes = positionByteCount * (shape.hasQuantizedCache ? lineCount : 1)
+        let lineBytes = positionByteCount
+        func fits(_ unit: Int) -> Bool {
+            unit * bytes % OffloadFile.alignment == 0 && unit * lineBytes % 16 == 0
+        }
         var unit = OffloadFile.alignment
-        while unit % 2 == 0 && unit / 2 * positionByteCount % OffloadFile.alignment == 0 { unit /= 2 }
+        while unit % 2 == 0 && fits(unit / 2) { unit /= 2 }
         self.capacities = capacities.map { divideUp($0, unit) * unit }
         var firstBytes = [0]
         for capacity in self.capacities {
@@ -69,12 +75,13 @@ struct DiskKVLayout: Sendable {
             positions.upperBound <= capacities[sequence],
             "DiskKVLayout: \(positions) of \(capacities[sequence]) positions")
         if positions.isEmpty { return [] }
-        let lower = positions.lowerBound * positionByteCount / OffloadFile.alignment * OffloadFile.alignment
-        let upper = OffloadFile.aligned(positions.upperBound * positionByteCount)
         let lineByteCount = capacities[sequence] * positionByteCount
         var ranges: [Range<Int>] = []
         for line in 0..<lineCount {
-            let range = line * lineByteCount + lower..<line * lineByteCount + upper
+            let first = line * lineByteCount + positions.lowerBound * positionByteCount
+            let end = line * lineByteCount + positions.upperBound * positionByteCount
+            let range =
+                first / OffloadFile.alignment * OffloadFile.alignment..<OffloadFile.aligned(end)
             if let last = ranges.last, range.lowerBound - last.upperBound <= gap {
                 ranges[ranges.count - 1] = last.lowerBound..<range.upperBound
             } else {

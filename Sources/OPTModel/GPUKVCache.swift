@@ -4,12 +4,15 @@ import HostRuntime
 import Placement
 import Synchronization
 
-/// Keys and values of several sequences, fp16, for the GPU lane: the first heads in GPU memory, further ones in pinned
-/// CPU memory, where the GPU reads and writes them in place, the last on disk.
+/// Keys and values of several sequences, in fp16 or in 4 bits, for the GPU lane: the first heads in GPU memory, further ones
+/// in pinned CPU memory, where the GPU reads and writes them in place, the last on disk.
 ///
-/// The parts in memory are laid out as `KVCache`: [sequence][layer][key, value][head][position][head dimension].
+/// The parts in memory are laid out as `KVCache`: [sequence][layer][key, value][head][position][head dimension]. In 4 bits a
+/// head's line has room for a few positions more, so that all lines begin at 16 bytes.
 final class GPUKVCache: LaneCache {
     let capacities: [Int]
+    /// The positions for which a line in memory has room.
+    let lineCapacities: [Int]
     /// On all tiers.
     let byteCount: Int
     /// Different for every cache of the process, unlike its address in memory.
@@ -36,15 +39,17 @@ final class GPUKVCache: LaneCache {
         disk options: DiskKVCache.Options, pool: WorkerPool? = nil, context: Context
     ) throws {
         self.capacities = capacities
+        let lineCapacities = capacities.map { Self.lineCapacity(configuration, $0) }
+        self.lineCapacities = lineCapacities
         number = Self.count.wrappingAdd(1, ordering: .relaxed).newValue
         self.heads = heads
         longestCapacity = capacities.max() ?? 0
         let bytesPerHead = configuration.shape.cacheBytesPerHead
 
         var layout = DeviceLayout()
-        let offsets = capacities.map { layout.add($0 * bytesPerHead * heads.gpu.count) }
+        let offsets = lineCapacities.map { layout.add($0 * bytesPerHead * heads.gpu.count) }
         var hostLayout = DeviceLayout()
-        let hostOffsets = capacities.map { hostLayout.add($0 * bytesPerHead * heads.cpu.count) }
+        let hostOffsets = lineCapacities.map { hostLayout.add($0 * bytesPerHead * heads.cpu.count) }
         disk =
             heads.disk.isEmpty
             ? nil
@@ -84,8 +89,16 @@ final class GPUKVCache: LaneCache {
     /// Where those in CPU memory begin, for the GPU; 0 where there are none.
     func hostAddress(of sequence: Int) -> UInt64 { hostAddresses[sequence] }
     /// The same for the host; only where there are heads in CPU memory.
-    func hostPointer(of sequence: Int) -> UnsafeMutablePointer<UInt16> {
-        (hostBase! + Int(hostAddresses[sequence] - hostAddresses[0])).assumingMemoryBound(to: UInt16.self)
+    func hostPointer(of sequence: Int) -> UnsafeMutableRawPointer {
+        hostBase! + Int(hostAddresses[sequence] - hostAddresses[0])
+    }
+
+    /// The positions for which a line in memory has room that shall have it for `capacity`.
+    static func lineCapacity(_ configuration: OPTConfiguration, _ capacity: Int) -> Int {
+        if !configuration.hasQuantizedCache { return capacity }
+        var unit = 16
+        while unit % 2 == 0 && unit / 2 * configuration.cachePositionByteCount % 16 == 0 { unit /= 2 }
+        return divideUp(capacity, unit) * unit
     }
 
     /// The parts into which decode attention cuts so many positions: an even number, so that few graphs serve all.

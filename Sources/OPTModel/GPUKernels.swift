@@ -10,7 +10,7 @@ final class GPUKernels: Sendable {
 
     private let embedKernel, layerNormKernel, sampleKernel, allReduceKernel, waitKernel, signalKernel,
         readKernel: KernelFunction
-    private let storeKernels, decodeKernels, prefillKernels: HeadDimensionKernels
+    let attention, attentionOf4Bits: AttentionKernels
     private let linearNormalizedKernel, linearClusterKernel: KernelFunction
     private let hasCopyEngine: Bool
     private let linearKernels, linearTransposedKernels: FewRowsKernels
@@ -18,7 +18,6 @@ final class GPUKernels: Sendable {
     private let decodeStepKernels, rankStepKernels, quantizedStepKernels: DecodeStepKernels?
     let boxes: BoxKernels?
     let quantized: QuantizedKernels
-    private let attentionRowsKernels: AttentionRowsKernels?
     let link: LinkKernels
 
     /// - Parameter hasCopyEngine: the module's image was made for 9.0 or newer.
@@ -34,9 +33,8 @@ final class GPUKernels: Sendable {
         waitKernel = try module.function(named: "tandem_kernel_wait")
         signalKernel = try module.function(named: "tandem_kernel_signal")
         readKernel = try module.function(named: "tandem_kernel_read")
-        storeKernels = try HeadDimensionKernels(module, "tandem_kernel_store_keys_values")
-        decodeKernels = try HeadDimensionKernels(module, "tandem_kernel_attention_decode")
-        prefillKernels = try HeadDimensionKernels(module, "tandem_kernel_attention_prefill")
+        attention = try AttentionKernels(module, cacheBits: 16, hasCopyEngine: hasCopyEngine)
+        attentionOf4Bits = try AttentionKernels(module, cacheBits: 4, hasCopyEngine: hasCopyEngine)
         linearKernels = try FewRowsKernels(module, "tandem_kernel_linear")
         linearTransposedKernels = try FewRowsKernels(module, "tandem_kernel_linear_transposed")
         gemmKernels = try GEMMKernels(module, multiprocessorCount: multiprocessorCount)
@@ -47,12 +45,7 @@ final class GPUKernels: Sendable {
             ? try DecodeStepKernels(module, "tandem_kernel_decode_4_bits", hasHeadsOf80: false) : nil
         boxes = hasCopyEngine ? try BoxKernels(module) : nil
         quantized = try QuantizedKernels(module, hasClusters: hasCopyEngine)
-        attentionRowsKernels = hasCopyEngine ? try AttentionRowsKernels(module) : nil
         link = try LinkKernels(module)
-        for dimension in HeadDimensionKernels.dimensions {
-            try prefillKernels[dimension].setMaxDynamicSharedByteCount(
-                Self.prefillSharedByteCount(headDimension: dimension))
-        }
         try linearNormalizedKernel.setMaxDynamicSharedByteCount(
             Self.linearSumsByteCount + Self.mostNormalizedRows * Self.mostNormalizedInputs * 2)
         for kernel in linearKernels.byRowTiles {
@@ -124,47 +117,6 @@ final class GPUKernels: Sendable {
     func gemm(_ a: tandem_gpu_gemm, on stream: Stream) throws(CUDAError) {
         if a.outputs == 0 || a.inputs == 0 { return }
         try gemmKernels.launch(a, on: stream)
-    }
-
-    func storeKeysValues(_ a: tandem_gpu_store_keys_values, rowCount: Int, on stream: Stream)
-        throws(CUDAError)
-    {
-        try stream.launch(
-            storeKernels[Int(a.head_dimension)], grid: (rowCount, 1, 1), block: 256, arguments: a)
-    }
-
-    func attentionDecode(_ a: tandem_gpu_attention_decode, on stream: Stream) throws(CUDAError) {
-        // Where rows and heads keep the multiprocessors busy, a sequence need not be cut.
-        if a.on_host == 0 && Int(a.heads * a.row_count) >= 3 * multiprocessorCount,
-            try attentionRows(a, on: stream)
-        {
-            return
-        }
-        try stream.launch(
-            decodeKernels[Int(a.head_dimension)], grid: (Int(a.part_count), Int(a.heads), Int(a.row_count)),
-            block: 256, isProgrammatic: true, arguments: a)
-    }
-
-    /// `attentionDecode` without cutting any sequence.
-    ///
-    /// - Returns: false where there is no kernel for it, and nothing was done.
-    func attentionRows(_ a: tandem_gpu_attention_decode, on stream: Stream) throws(CUDAError) -> Bool {
-        guard let kernel = attentionRowsKernels?[Int(a.head_dimension)] else { return false }
-        try stream.launch(
-            kernel, grid: (min(Int(a.heads * a.row_count), 3 * multiprocessorCount), 1, 1),
-            block: Int(TANDEM_GPU_ATTENTION_ROWS_BLOCK),
-            sharedByteCount: Int(TANDEM_GPU_ATTENTION_ROWS_SHARED_BYTES), isProgrammatic: true, arguments: a)
-        return true
-    }
-
-    func attentionPrefill(
-        _ a: tandem_gpu_attention_prefill, longestSegment: Int, on stream: Stream
-    ) throws(CUDAError) {
-        let queryTiles = divideUp(longestSegment, Int(TANDEM_GPU_ATTENTION_QUERIES))
-        try stream.launch(
-            prefillKernels[Int(a.head_dimension)], grid: (queryTiles, Int(a.heads), Int(a.segment_count)),
-            block: 128, sharedByteCount: Self.prefillSharedByteCount(headDimension: Int(a.head_dimension)),
-            isProgrammatic: true, arguments: a)
     }
 
     /// Whether `decodeStep` takes a model of these sizes, or a rank's part of one.
@@ -260,11 +212,6 @@ final class GPUKernels: Sendable {
         return best
     }
 
-    /// Two tiles of 64 keys and two of values, as `attention_prefill.cu` says; none in the kernel of other dimensions.
-    private static func prefillSharedByteCount(headDimension: Int) -> Int {
-        HeadDimensionKernels.dimensions.contains(headDimension) ? 4 * 64 * (2 * headDimension + 16) : 0
-    }
-
     static let mostSplits = 16
     /// Only pairs of blocks become clusters. Fours must find four free multiprocessors side by side, which the kernel
     /// in front leaves late: opt-1.3b, where they would be fours, took 1.26 ms a token before clusters and 1.40 with.
@@ -284,29 +231,6 @@ private struct FewRowsKernels: Sendable {
         for tiles in 1...4 { kernels.append(try module.function(named: "\(name)_\(tiles)")) }
         byRowTiles = kernels
         anySize = try module.function(named: "\(name)_any")
-    }
-}
-
-/// Attention of many rows, in the image for 9.0 alone.
-private struct AttentionRowsKernels: Sendable {
-    private let of64, of80, of128: KernelFunction
-
-    init(_ module: Module) throws(CUDAError) {
-        of64 = try module.function(named: "tandem_kernel_attention_rows_64")
-        of80 = try module.function(named: "tandem_kernel_attention_rows_80")
-        of128 = try module.function(named: "tandem_kernel_attention_rows_128")
-        for kernel in [of64, of80, of128] {
-            try kernel.setMaxDynamicSharedByteCount(Int(TANDEM_GPU_ATTENTION_ROWS_SHARED_BYTES))
-        }
-    }
-
-    subscript(headDimension: Int) -> KernelFunction? {
-        switch headDimension {
-        case 64: of64
-        case 80: of80
-        case 128: of128
-        default: nil
-        }
     }
 }
 

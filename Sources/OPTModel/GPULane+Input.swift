@@ -27,7 +27,7 @@ extension GPULane {
                     position_row: try address(
                         weights.positionTable, row: position + OPTConfiguration.positionOffset,
                         place: 2 * row + 1),
-                    capacity: UInt32(cache.capacities[segment.sequence]), position: Int32(position))
+                    capacity: UInt32(cache.lineCapacities[segment.sequence]), position: Int32(position))
                 if let disk = cache.disk {
                     diskRows[row] = rows[row]
                     diskRows[row].host_cache = disk.address(of: segment.sequence)

@@ -153,21 +153,24 @@ extension GPULane {
                     counters: scratch.counters, row_count: UInt32(pass.rowCount), heads: part.heads,
                     head_dimension: headDimension, layer: part.layer, first_head: part.firstHead,
                     cache_heads: part.cacheHeads, piece_heads: part.pieceHeads, on_host: part.onHost,
-                    part_count: UInt32(pass.partCount), scale: configuration.queryScale), on: stream)
+                    cache_bits: UInt32(configuration.cacheBits), part_count: UInt32(pass.partCount),
+                    scale: configuration.queryScale), on: stream)
             return
         }
         try kernels.storeKeysValues(
             tandem_gpu_store_keys_values(
                 rows: part.rows, qkv: part.qkv, heads: part.heads, head_dimension: headDimension,
                 layer: part.layer, first_head: part.firstHead, cache_heads: part.cacheHeads,
-                piece_heads: part.pieceHeads, on_host: part.onHost), rowCount: pass.rowCount, on: stream)
+                piece_heads: part.pieceHeads, on_host: part.onHost,
+                cache_bits: UInt32(configuration.cacheBits)), rowCount: pass.rowCount, on: stream)
         try kernels.attentionPrefill(
             tandem_gpu_attention_prefill(
                 rows: part.rows, segments: scratch.step + UInt64(layout.segments), qkv: part.qkv,
                 out: part.out, segment_count: UInt32(pass.segmentCount), heads: part.heads,
                 head_dimension: headDimension,
                 layer: part.layer, first_head: part.firstHead, cache_heads: part.cacheHeads,
-                piece_heads: part.pieceHeads, on_host: part.onHost, scale: configuration.queryScale),
+                piece_heads: part.pieceHeads, on_host: part.onHost,
+                cache_bits: UInt32(configuration.cacheBits), scale: configuration.queryScale),
             longestSegment: pass.longestSegment, on: stream)
     }
 

@@ -226,7 +226,9 @@ public final class GPULane: Lane, @unchecked Sendable {  // led by one thread at
     /// The bytes of a sequence's cache on a tier, with its part of the slots where some of it is on disk.
     public func cacheByteCount(on tier: Tier, capacity: Int) -> Int {
         let heads = weights.placement.cacheHeads
-        let inPlace = heads[tier].count * capacity * configuration.shape.cacheBytesPerHead
+        let inPlace =
+            heads[tier].count * GPUKVCache.lineCapacity(configuration, capacity)
+            * configuration.shape.cacheBytesPerHead
         if heads.disk.isEmpty || tier == .gpu { return inPlace }
         let layout = DiskKVLayout(
             configuration.shape, headCount: heads.disk.count, capacities: [capacity],

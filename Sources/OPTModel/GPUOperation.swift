@@ -22,9 +22,13 @@ public enum GPUOperation: String, Sendable, Hashable, Codable, CaseIterable {
     case gemmQuantized = "gemm quantized"
     case gemmQuantizedToResidual = "gemm quantized to residual"
     case storeKeysValues = "store keys and values"
+    case storeKeysValuesQuantized = "store keys and values in 4 bits"
     case attentionDecode = "attention decode"
+    case attentionDecodeQuantized = "attention decode over 4 bits"
     case attentionRows = "attention decode, many rows"
+    case attentionRowsQuantized = "attention decode over 4 bits, many rows"
     case attentionPrefill = "attention prefill"
+    case attentionPrefillQuantized = "attention prefill over 4 bits"
     case sample
     case signal
     case wait
@@ -36,7 +40,9 @@ public enum GPUOperation: String, Sendable, Hashable, Codable, CaseIterable {
     public var tolerance: Double {
         switch self {
         // What is copied, counted or chosen is right or wrong.
-        case .storeKeysValues, .sample, .signal, .wait, .publish, .awaitAnswer, .read: 0
+        case .storeKeysValues, .storeKeysValuesQuantized, .sample, .signal, .wait, .publish, .awaitAnswer,
+            .read:
+            0
         case .embed: 1e-7
         case .layerNormKept: 1e-5
         // Sums in fp32; the tensor cores cut off where others round.
@@ -50,9 +56,9 @@ public enum GPUOperation: String, Sendable, Hashable, Codable, CaseIterable {
         case .linearQuantized, .linearQuantizedToFloat, .linearQuantizedNormalized, .linearQuantizedByInputs,
             .gemmQuantized, .gemmQuantizedToResidual:
             6e-4
-        case .attentionDecode, .attentionRows: 1e-3
+        case .attentionDecode, .attentionDecodeQuantized, .attentionRows, .attentionRowsQuantized: 1e-3
         // Softmax's weights are fp16, too.
-        case .attentionPrefill: 1.5e-3
+        case .attentionPrefill, .attentionPrefillQuantized: 1.5e-3
         }
     }
 }

@@ -1,18 +1,24 @@
 import CUDAKernelImage
+import TensorCore
 
 /// Attention and its cache: head dimensions of the published models and another one, lengths around the kernels' tiles.
 extension GPUOperationCase {
-    private static let headDimensions = [12, 64, 80, 128]
+    private static let heads =
+        [12, 64, 80, 128].map { CachedHead(dimension: $0) }
+        + [96, 64, 80, 128].map { CachedHead(dimension: $0, bits: 4) }
     private static let lengths = [1, 33, 129, 300]
 
     // MARK: Storing
 
-    static let storeCases = headDimensions.map(store)
+    static let storeCases = heads.map(store)
 
-    private static func store(headDimension: Int) -> GPUOperationCase {
-        GPUOperationCase(operation: .storeKeysValues, sizes: "5 rows, head dimension \(headDimension)") {
-            workbench in
-            let caches = [CacheShape(headDimension, capacity: 5), CacheShape(headDimension, capacity: 39)]
+    private static func store(_ head: CachedHead) -> GPUOperationCase {
+        let headDimension = head.dimension
+        return GPUOperationCase(
+            operation: head.isQuantized ? .storeKeysValuesQuantized : .storeKeysValues,
+            sizes: "5 rows, head dimension \(headDimension)"
+        ) { workbench in
+            let caches = [CacheShape(head, capacity: 5), CacheShape(head, capacity: 39)]
             // Rows of two sequences, whose caches differ in capacity.
             let places = [(0, 0), (0, 1), (1, 7), (0, 4), (1, 38)]
             let width = CacheShape.heads * headDimension
@@ -33,7 +39,7 @@ extension GPUOperationCase {
                 heads: UInt32(CacheShape.heads), head_dimension: UInt32(headDimension),
                 layer: UInt32(CacheShape.layer), first_head: UInt32(CacheShape.firstHead),
                 cache_heads: UInt32(CacheShape.cacheHeads),
-                piece_heads: UInt32(CacheShape.heads), on_host: 0)
+                piece_heads: UInt32(CacheShape.heads), on_host: 0, cache_bits: UInt32(head.bits))
             return Trial {
                 try workbench.kernels.storeKeysValues(
                     arguments, rowCount: places.count, on: workbench.stream)
@@ -53,28 +59,31 @@ extension GPUOperationCase {
 
     // MARK: Decode
 
-    static let attentionDecodeCases = headDimensions.flatMap { headDimension in
-        (lengths.map { [$0] } + [lengths]).map { attentionDecode(headDimension, $0, inRows: false) }
+    static let attentionDecodeCases = heads.flatMap { head in
+        (lengths.map { [$0] } + [lengths]).map { attentionDecode(head, $0, inRows: false) }
     }
 
-    static let attentionRowsCases = HeadDimensionKernels.dimensions.flatMap { headDimension in
-        [[1], [2, 17], [24, 33, 129, 300], [1500]].map {
-            attentionDecode(headDimension, $0, inRows: true)
-        }
+    static let attentionRowsCases = heads.filter {
+        HeadDimensionKernels.dimensions.contains($0.dimension)
+    }.flatMap { head in
+        [[1], [2, 17], [24, 33, 129, 300], [1500]].map { attentionDecode(head, $0, inRows: true) }
     }
 
     /// One row for each of the lengths, which count the row's own position.
-    private static func attentionDecode(_ headDimension: Int, _ lengths: [Int], inRows: Bool)
+    private static func attentionDecode(_ head: CachedHead, _ lengths: [Int], inRows: Bool)
         -> GPUOperationCase
     {
+        let headDimension = head.dimension
         let sizes = "head dimension \(headDimension), \(lengths.map(String.init).joined(separator: ", "))"
-        return GPUOperationCase(
-            operation: inRows ? .attentionRows : .attentionDecode, sizes: sizes + " positions"
-        ) { workbench in
+        let operation: GPUOperation =
+            inRows
+            ? head.isQuantized ? .attentionRowsQuantized : .attentionRows
+            : head.isQuantized ? .attentionDecodeQuantized : .attentionDecode
+        return GPUOperationCase(operation: operation, sizes: sizes + " positions") { workbench in
             let rowCount = lengths.count
             let width = CacheShape.heads * headDimension
             let qkv = workbench.random.queriesKeysValues(rows: rowCount, width: width)
-            let caches = lengths.map { CacheShape(headDimension, capacity: $0 + 3) }
+            let caches = lengths.map { CacheShape(head, capacity: $0 + 3) }
             var before: [[UInt16]] = []
             var after: [[UInt16]] = []
             for (row, cache) in caches.enumerated() {
@@ -104,7 +113,7 @@ extension GPUOperationCase {
                 first_head: UInt32(CacheShape.firstHead), cache_heads: UInt32(CacheShape.cacheHeads),
                 // Either of a row's two caches.
                 piece_heads: UInt32(CacheShape.heads), on_host: inRows ? 0 : UInt32(rowCount % 2),
-                part_count: UInt32(partCount), scale: scale)
+                cache_bits: UInt32(head.bits), part_count: UInt32(partCount), scale: scale)
             return Trial {
                 if inRows {
                     guard try workbench.kernels.attentionRows(arguments, on: workbench.stream) else {
@@ -140,20 +149,22 @@ extension GPUOperationCase {
         var rowCount: Int
     }
 
-    static let attentionPrefillCases = headDimensions.flatMap { headDimension in
+    static let attentionPrefillCases = heads.flatMap { head in
         let ragged = [
             Segment(rowCount: 33), Segment(firstPosition: 7, rowCount: 129),
             Segment(firstPosition: 40, rowCount: 1),
         ]
         return (lengths.map { [Segment(rowCount: $0)] } + [ragged]).map {
-            attentionPrefill(headDimension, $0)
+            attentionPrefill(head, $0)
         }
     }
 
-    private static func attentionPrefill(_ headDimension: Int, _ segments: [Segment]) -> GPUOperationCase {
+    private static func attentionPrefill(_ head: CachedHead, _ segments: [Segment]) -> GPUOperationCase {
+        let headDimension = head.dimension
         let text = segments.map { "\($0.rowCount) rows from \($0.firstPosition)" }.joined(separator: ", ")
         return GPUOperationCase(
-            operation: .attentionPrefill, sizes: "head dimension \(headDimension), \(text)"
+            operation: head.isQuantized ? .attentionPrefillQuantized : .attentionPrefill,
+            sizes: "head dimension \(headDimension), \(text)"
         ) { workbench in
             let rowCount = segments.reduce(0) { $0 + $1.rowCount }
             let width = CacheShape.heads * headDimension
@@ -164,7 +175,7 @@ extension GPUOperationCase {
             }
             let queries = qkv
             let caches = segments.map {
-                CacheShape(headDimension, capacity: $0.firstPosition + $0.rowCount + 3)
+                CacheShape(head, capacity: $0.firstPosition + $0.rowCount + 3)
             }
             let contents = zip(caches, segments).map { cache, segment in
                 var elements = cache.poisoned
@@ -197,7 +208,8 @@ extension GPUOperationCase {
                 heads: UInt32(CacheShape.heads), head_dimension: UInt32(headDimension),
                 layer: UInt32(CacheShape.layer), first_head: UInt32(CacheShape.firstHead),
                 cache_heads: UInt32(CacheShape.cacheHeads),
-                piece_heads: UInt32(CacheShape.heads), on_host: 0, scale: scale)
+                piece_heads: UInt32(CacheShape.heads), on_host: 0, cache_bits: UInt32(head.bits), scale: scale
+            )
             let longest = segments.map(\.rowCount).max()!
             return Trial {
                 try workbench.kernels.attentionPrefill(
@@ -224,11 +236,38 @@ extension GPUOperationCase {
     }
 }
 
-/// A KV cache for checks, [layer][key, value][head][position][dimension] in fp16: the operation has a range of the heads
-/// of the second layer.
+/// How a check's cache keeps a head's key or value of a position.
+private struct CachedHead {
+    var dimension: Int
+    var bits = 16
+
+    var isQuantized: Bool { bits == 4 }
+
+    /// In words of two bytes, which are the elements in fp16.
+    var wordCount: Int {
+        isQuantized ? Quantization.cachePositionByteCount(headDimension: dimension) / 2 : dimension
+    }
+
+    /// What a cache has of a key or value.
+    func packed(_ elements: [Float16]) -> [UInt16] {
+        if !isQuantized { return elements.map(\.bitPattern) }
+        let bytes = QuantizedPosition(elements).bytes
+        return stride(from: 0, to: bytes.count, by: 2).map { UInt16(bytes[$0]) | UInt16(bytes[$0 + 1]) << 8 }
+    }
+
+    func elements(_ packed: some Sequence<UInt16>) -> [Float16] {
+        if !isQuantized { return packed.map { Float16(bitPattern: $0) } }
+        let bytes = packed.flatMap { [UInt8(truncatingIfNeeded: $0), UInt8($0 >> 8)] }
+        return QuantizedPosition(bytes: bytes, dimension: dimension).elements
+    }
+}
+
+/// A KV cache for checks, [layer][key, value][head][position][dimension]: the operation has a range of the heads of the
+/// second layer.
 private struct CacheShape {
-    let dimension: Int
+    let form: CachedHead
     let capacity: Int
+    var dimension: Int { form.dimension }
 
     static let layers = 2
     static let layer = 1
@@ -236,29 +275,31 @@ private struct CacheShape {
     static let firstHead = 1
     static let heads = 2
 
-    init(_ dimension: Int, capacity: Int) {
-        self.dimension = dimension
-        self.capacity = capacity
+    init(_ form: CachedHead, capacity: Int) {
+        self.form = form
+        // Lines in 4 bits begin at 16 bytes.
+        self.capacity = form.isQuantized ? divideUp(capacity, 4) * 4 : capacity
     }
 
-    var elementCount: Int { Self.layers * 2 * Self.cacheHeads * capacity * dimension }
+    var elementCount: Int { Self.layers * 2 * Self.cacheHeads * capacity * form.wordCount }
 
-    /// Elements that are no number.
+    /// Elements that are no number, and in 4 bits scales and minimums that are none.
     var poisoned: [UInt16] { [UInt16](repeating: 0xffff, count: elementCount) }
 
     /// Where a head's line of a position begins; `kind` is 0 for keys and 1 for values.
     func offset(kind: Int, head: Int, position: Int) -> Int {
         (((Self.layer * 2 + kind) * Self.cacheHeads + Self.firstHead + head) * capacity + position)
-            * dimension
+            * form.wordCount
     }
 
     /// Random keys and values of the operation's heads up to a position.
     func fill(_ elements: inout [UInt16], positions: Int, _ random: inout RandomValues) {
         for kind in 0..<2 {
             for head in 0..<Self.heads {
-                let start = offset(kind: kind, head: head, position: 0)
-                for (i, value) in random.halves(positions * dimension).enumerated() {
-                    elements[start + i] = value.bitPattern
+                for position in 0..<positions {
+                    put(
+                        random.halves(dimension), at: offset(kind: kind, head: head, position: position),
+                        of: &elements)
                 }
             }
         }
@@ -270,9 +311,22 @@ private struct CacheShape {
         for kind in 0..<2 {
             for head in 0..<Self.heads {
                 let from = row * 3 * width + (1 + kind) * width + head * dimension
-                let start = offset(kind: kind, head: head, position: position)
-                for i in 0..<dimension { elements[start + i] = qkv[from + i].bitPattern }
+                put(
+                    Array(qkv[from..<from + dimension]),
+                    at: offset(kind: kind, head: head, position: position), of: &elements)
             }
+        }
+    }
+
+    private func put(_ keyOrValue: [Float16], at start: Int, of elements: inout [UInt16]) {
+        let packed = form.packed(keyOrValue)
+        elements.replaceSubrange(start..<start + packed.count, with: packed)
+    }
+
+    /// The numbers of the first `count` positions from a place on.
+    private func numbers(_ cache: [UInt16], at start: Int, count: Int) -> [Float16] {
+        (0..<count).flatMap { position in
+            form.elements(cache[(start + position * form.wordCount)...].prefix(form.wordCount))
         }
     }
 
@@ -285,13 +339,12 @@ private struct CacheShape {
         for head in 0..<Self.heads {
             let keysAt = offset(kind: 0, head: head, position: 0)
             let valuesAt = offset(kind: 1, head: head, position: 0)
-            let lines = count * dimension
             // Keys, then values: only they are turned into numbers.
             let own =
-                cache[keysAt..<keysAt + lines].map { Float16(bitPattern: $0) }
-                + cache[valuesAt..<valuesAt + lines].map { Float16(bitPattern: $0) }
+                numbers(cache, at: keysAt, count: count) + numbers(cache, at: valuesAt, count: count)
             let expected = ScalarReference.attention(
-                queries, at: row * 3 * width + head * dimension, cache: own, keysAt: 0, valuesAt: lines,
+                queries, at: row * 3 * width + head * dimension, cache: own, keysAt: 0,
+                valuesAt: count * dimension,
                 count: count, dimension: dimension, scale: scale)
             for d in 0..<dimension {
                 deviation.add(Double(found[row * width + head * dimension + d]), expected[d])

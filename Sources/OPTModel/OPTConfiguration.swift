@@ -50,6 +50,9 @@ public struct OPTConfiguration: Sendable, Hashable {
         CompressionForm(quantization, compressesCache: hasQuantizedCache)
     }
 
+    /// Of an element of the cache.
+    var cacheBits: Int { hasQuantizedCache ? 4 : 16 }
+
     /// A head's key or value of one position in the cache, in bytes.
     public var cachePositionByteCount: Int {
         hasQuantizedCache

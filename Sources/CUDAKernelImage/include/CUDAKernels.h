@@ -33,7 +33,8 @@ enum { TANDEM_GPU_IDENTITY = 0, TANDEM_GPU_RELU = 1, TANDEM_GPU_GELU = 2 };
 /// One row of a step: a token at a position of a sequence. Written by the host before the step.
 typedef struct {
   /// Keys of the sequence's first layer and first head, in a cache [layer][K, V][head][capacity][head
-  /// dimension].
+  /// dimension], fp16; or with the bytes of a position in 4 bits in the place of the last, and a multiple of
+  /// 16 for every [capacity].
   tandem_device_pointer cache;
   /// The same for the heads whose cache lies in CPU memory, mapped; 0 where there are none.
   tandem_device_pointer host_cache;
@@ -201,7 +202,9 @@ typedef struct {
 
 // The three operations of attention take some heads of a piece: `piece_heads` are those of its queries, keys
 // and values in `qkv`, whose address is that of the first head taken. Head h of them is head first_head + h
-// of the cache, which is `host_cache` where `on_host` is set.
+// of the cache, which is `host_cache` where `on_host` is set. It is kept in fp16, or in 4 bits
+// (docs/quantization.md) where `cache_bits` is 4: what is stored is rounded first, a row's own key and value
+// too before attention sees them. The head dimension is a multiple of 16 then.
 
 /// Keys and values of new rows into the cache.
 /// Grid: rows. Block: 256.
@@ -210,6 +213,7 @@ typedef struct {
   tandem_device_pointer qkv;   // fp16 [rows, 3, piece_heads * head_dimension], from the first head on
   uint32_t heads, head_dimension, layer, first_head, cache_heads;
   uint32_t piece_heads, on_host;
+  uint32_t cache_bits;  // 16 or 4
 } tandem_gpu_store_keys_values;
 
 /// Decode: one query a row over the row's sequence, its own key and value included, which the kernel takes
@@ -225,6 +229,7 @@ typedef struct {
   tandem_device_pointer counters;  // uint32 [rows, heads], zero before and after
   uint32_t row_count, heads, head_dimension, layer, first_head, cache_heads;
   uint32_t piece_heads, on_host;
+  uint32_t cache_bits;  // 16 or 4
   /// Parts for which there are blocks, enough for the longest capacity.
   uint32_t part_count;
   float scale;
@@ -243,6 +248,7 @@ typedef struct {
   tandem_device_pointer out;       // fp16 [rows, piece_heads * head_dimension]
   uint32_t segment_count, heads, head_dimension, layer, first_head, cache_heads;
   uint32_t piece_heads, on_host;
+  uint32_t cache_bits;  // 16 or 4
   float scale;
 } tandem_gpu_attention_prefill;
 /// Queries of a block: the grid is (ceil(longest segment / this), heads, segments).
@@ -293,12 +299,11 @@ typedef struct {
 #define TANDEM_GPU_DECODE_LAYERS 96
 #define TANDEM_GPU_DECODE_HIDDEN 12288
 #define TANDEM_GPU_DECODE_STAGE_BYTES 16384
-/// Inputs of a stage of W [inputs, outputs]: of fp16, and of quantized weights.
+/// Inputs of a stage of W [inputs, outputs].
 #define TANDEM_GPU_DECODE_STAGE_INPUTS 128
-#define TANDEM_GPU_DECODE_STAGE_INPUTS_4_BITS 448
 /// Threads and dynamic shared memory of a block.
 #define TANDEM_GPU_DECODE_BLOCK 384
-#define TANDEM_GPU_DECODE_SHARED_BYTES 226496
+#define TANDEM_GPU_DECODE_SHARED_BYTES 230976
 
 /// The most ranks whose sums meet in the kernel.
 #define TANDEM_GPU_DECODE_RANKS 8
