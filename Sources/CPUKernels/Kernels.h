@@ -12,6 +12,10 @@
 #define CACHE_LINE 64
 #define HALVES_PER_LINE (CACHE_LINE / sizeof(tandem_half))
 
+// Codes of a group of a cache in 4 bits, and positions whose weights are rounded together.
+#define CACHE_CODES 64
+#define CACHE_POSITIONS 64
+
 INLINE size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 INLINE size_t larger(size_t a, size_t b) { return a > b ? a : b; }
 INLINE size_t divided_up(size_t a, size_t b) { return (a + b - 1) / b; }

@@ -62,6 +62,15 @@ INLINE vec vec_load_half(const tandem_half *p) {
 INLINE vec vec_load_half_part(const tandem_half *p, size_t count) {
   return _mm256_cvtph_ps(halves_load_part(p, count));
 }
+/// The first and the second half of each pair.
+INLINE void vec_load_half_pairs(const uint32_t *p, vec *first, vec *second) {
+  const __m256i pairs = _mm256_loadu_si256((const __m256i *)p);
+  const __m256i by_lane =
+      _mm256_packus_epi32(_mm256_and_si256(pairs, _mm256_set1_epi32(0xffff)), _mm256_srli_epi32(pairs, 16));
+  const __m256i in_order = _mm256_permute4x64_epi64(by_lane, 0xd8);
+  *first = _mm256_cvtph_ps(_mm256_castsi256_si128(in_order));
+  *second = _mm256_cvtph_ps(_mm256_extracti128_si256(in_order, 1));
+}
 INLINE void vec_store_half(tandem_half *p, vec v) {
   _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
 }
@@ -114,6 +123,7 @@ INLINE uint64_t words_sum(words a) {
   return lanes[0] + lanes[1] + lanes[2] + lanes[3];
 }
 
+#include "CacheBlock_AVX2.h"
 #include "HalfBlock_x86.h"
 
 // Codes of quantized weights, and sums of them times activations, an output a lane. Activations are numbers

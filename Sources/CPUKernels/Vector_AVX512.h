@@ -55,6 +55,12 @@ INLINE vec vec_load_half(const tandem_half *p) {
 INLINE vec vec_load_half_part(const tandem_half *p, size_t count) {
   return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(vec_mask(count), p));
 }
+/// The first and the second half of each pair.
+INLINE void vec_load_half_pairs(const uint32_t *p, vec *first, vec *second) {
+  const __m512i pairs = _mm512_loadu_si512(p);
+  *first = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(pairs));
+  *second = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(pairs, 16)));
+}
 INLINE void vec_store_half(tandem_half *p, vec v) {
   _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
@@ -165,3 +171,8 @@ INLINE code_sum codes_add8(code_sum sum, codes c, const int8_t *x) {
 #endif
 
 #include "HalfBlock_x86.h"
+#ifdef TANDEM_HAS_VNNI
+#include "CacheBlock_VNNI.h"
+#else
+#include "CacheBlock_AVX2.h"
+#endif

@@ -102,6 +102,13 @@ INLINE vec vec_load_half(const tandem_half *p) { return vec_from_halves(halves_l
 INLINE vec vec_load_half_part(const tandem_half *p, size_t count) {
   return vec_from_halves(halves_load_part(p, count));
 }
+/// The first and the second half of each pair.
+INLINE void vec_load_half_pairs(const uint32_t *p, vec *first, vec *second) {
+  tandem_half pairs[8];
+  memcpy(pairs, p, sizeof pairs);
+  *first = vec_from_halves((vec_halves){pairs[0], pairs[2], pairs[4], pairs[6]});
+  *second = vec_from_halves((vec_halves){pairs[1], pairs[3], pairs[5], pairs[7]});
+}
 INLINE void vec_store_half(tandem_half *p, vec v) {
   vec_halves h = halves_from_vec(v);
   memcpy(p, &h, sizeof h);
@@ -195,4 +202,50 @@ INLINE code_sum codes_add4(code_sum sum, codes c, const int8_t *x) {
 }
 INLINE code_sum codes_add8(code_sum sum, codes c, const int8_t *x) {
   return codes_add_pair(codes_add_pair(sum, c, 0, 255, x), c, 8, 255, x + 4);
+}
+
+// Codes of 16 positions of a cache in 4 bits, 32 bytes of each: their products with a query, and their sums.
+typedef struct {
+  int16_t values[CACHE_CODES];
+} cache_numbers;
+INLINE void cache_query(const int16_t numbers[CACHE_CODES], cache_numbers *query) {
+  memcpy(query->values, numbers, sizeof query->values);
+}
+INLINE void cache_weights(const int16_t numbers[CACHE_POSITIONS], cache_numbers *weights) {
+  memcpy(weights->values, numbers, sizeof weights->values);
+}
+
+/// dots[p] = the codes of position p times the query's numbers.
+INLINE void cache_dots(const uint8_t *codes, size_t stride, const cache_numbers *query, float dots[16]) {
+  for (size_t p = 0; p < 16; p++, codes += stride) {
+    int32_t sum = 0;
+    for (size_t b = 0; b < 32; b++) {
+      sum += (codes[b] & 15) * query->values[b] + (codes[b] >> 4) * query->values[32 + b];
+    }
+    dots[p] = (float)sum;
+  }
+}
+
+/// For each of the 64 codes the sum over positions: those of the bytes' low halves, then the high halves'.
+typedef struct {
+  int32_t of_code[CACHE_CODES];
+} cache_sums;
+
+INLINE void cache_sums_clear(cache_sums *sums) { *sums = (cache_sums){{0}}; }
+
+/// Adds the codes of 16 positions times weights `first` ... of these.
+INLINE void cache_sums_add(cache_sums *sums, const uint8_t *codes, size_t stride,
+                           const cache_numbers *weights, size_t first) {
+  for (size_t p = 0; p < 16; p++, codes += stride) {
+    const int32_t weight = weights->values[first + p];
+    for (size_t b = 0; b < 32; b++) {
+      sums->of_code[b] += (codes[b] & 15) * weight;
+      sums->of_code[32 + b] += (codes[b] >> 4) * weight;
+    }
+  }
+}
+
+/// The sums in the order of codes.
+INLINE void cache_sums_floats(const cache_sums *sums, float floats[CACHE_CODES]) {
+  for (size_t i = 0; i < CACHE_CODES; i++) floats[i] = (float)sums->of_code[i];
 }

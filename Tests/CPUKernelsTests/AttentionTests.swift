@@ -76,7 +76,7 @@ struct AttentionShape: CustomTestStringConvertible, Sendable {
     }
 }
 
-private func attentionReference(
+func attentionReference(
     _ shape: AttentionShape, queries: Matrix, keys: Matrix, values: Matrix
 ) -> [Reference] {
     let width = shape.headDimension

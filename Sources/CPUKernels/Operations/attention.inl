@@ -4,7 +4,7 @@
 // normalizer calculation for softmax"), so that the scores of a block stay in the L2 cache and the scratch
 // does not grow with the positions. A few queries, as in decode, are bound by reading the cache and use the
 // products for few rows; many use the matrix product, which converts keys and values once for a block of
-// queries.
+// queries. Over a cache in 4 bits few multiply its codes, and many expand a part of it to fp16 first.
 
 #define ATTENTION_FEW_QUERIES 4
 #define ATTENTION_FEW_POSITIONS 1024
@@ -120,6 +120,13 @@ static void attention_scores_of(const tandem_attention *a, size_t query, size_t 
 
 static void attention_scores(const tandem_attention *a, size_t query, size_t queries, size_t position,
                              size_t positions, float *scores, size_t stride, float *scratch) {
+  if (a->cache_bits == 4 && queries <= ATTENTION_FEW_QUERIES) {
+    const cache_pass keys = {a->keys, position, positions, a->head_dim, scratch};
+    for (size_t q = 0; q < queries; q++) {
+      quantized_scores(&keys, a->queries + (query + q) * a->query_stride, scores + q * stride);
+    }
+    return;
+  }
   _Alignas(CACHE_LINE) tandem_half expanded[ATTENTION_EXPANDED];
   const size_t most = attention_positions(a, positions);
   for (size_t p = 0; p < positions; p += most) {
@@ -162,6 +169,13 @@ static void attention_values_of(const tandem_attention *a, size_t query, size_t 
 
 static void attention_values(const tandem_attention *a, size_t query, size_t queries, size_t position,
                              size_t positions, const float *scores, size_t stride, float *scratch) {
+  if (a->cache_bits == 4 && queries <= ATTENTION_FEW_QUERIES) {
+    const cache_pass values = {a->values, position, positions, a->head_dim, scratch};
+    for (size_t q = 0; q < queries; q++) {
+      quantized_values(&values, scores + q * stride, position != 0, a->out + (query + q) * a->out_stride);
+    }
+    return;
+  }
   _Alignas(CACHE_LINE) tandem_half expanded[ATTENTION_EXPANDED];
   const size_t most = attention_positions(a, positions);
   for (size_t p = 0; p < positions; p += most) {

@@ -7,6 +7,7 @@
 #include "linear_transposed.inl"
 #include "gemm.inl"
 #include "quantized_cache.inl"
+#include "quantized_attention.inl"
 #include "attention.inl"
 #include "layer_norm.inl"
 #include "join.inl"

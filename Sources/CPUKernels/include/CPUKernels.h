@@ -95,8 +95,10 @@ typedef struct {
   float *out;          // [query_count, head_dim]
   size_t out_stride;
   size_t query_count, head_dim, first_position;
-  float *scratch;      // attention_scratch_count(first_position + query_count) floats, 64-byte aligned
-  int32_t cache_bits;  // 16 (or 0): fp16; 4: positions that `quantize_position` made
+  float *scratch;  // attention_scratch_count(first_position + query_count) floats, 64-byte aligned
+  // 16 (or 0): fp16. 4: positions that `quantize_position` made, of which up to 4 queries, rounded to 16
+  // bits, multiply the codes.
+  int32_t cache_bits;
 } tandem_attention;
 
 /// The bytes of a head's key or value of one position in 4 bits: docs/quantization.md has the layout.
