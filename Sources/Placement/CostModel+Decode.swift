@@ -80,12 +80,12 @@ extension CostModel {
     }
 
     /// The CPU's part of one block: reading, then, for rows beyond the first, arithmetic that reading does not hide. A cache
-    /// in 4 bits is read while it is expanded.
+    /// in 4 bits is read while it is computed with.
     private func cpuSeconds(_ block: StepTraffic.Block, bytesPerSecond: Double) -> Double {
         guard block.cpuByteCount > 0 else { return 0 }
         let operationCount = 2 * block.cpuWeightCount * Double(workload.batchSize - 1)
-        let expanding = block.cpuExpandedElementCount / rates.cpuExpandedElements
-        let waiting = max(0, expanding - block.cpuCacheByteCount / bytesPerSecond)
+        let computing = block.cpuCachedElementCount / rates.cpuCachedElements
+        let waiting = max(0, computing - block.cpuCacheByteCount / bytesPerSecond)
         let besideGPU =
             Self.cpuBlockSecondsBesideGPU + Double(workload.batchSize - 1) * Self.cpuRowSecondsBesideGPU
         return Self.cpuBlockSeconds + (hardware.gpu == nil ? 0 : besideGPU) + block.cpuByteCount

@@ -51,7 +51,7 @@ public struct CostModel: Sendable, Hashable {
         let cpuOperations: Double
         let cpuFewRowsOperations: Double
         /// Elements of a cache in 4 bits that the CPU attends over, a second.
-        let cpuExpandedElements: Double
+        let cpuCachedElements: Double
         let disk: Double
 
         init(_ hardware: HardwareProfile, threadCount: Int) {
@@ -74,8 +74,8 @@ public struct CostModel: Sendable, Hashable {
                 Double(threadCount) * CostModel.cpuOperationsPerSecond(processor.instructionSet)
             cpuFewRowsOperations =
                 Double(threadCount) * CostModel.cpuFewRowsOperationsPerSecond(processor.instructionSet)
-            cpuExpandedElements =
-                Double(threadCount) * CostModel.cpuExpandedElementsPerSecond(processor.instructionSet)
+            cpuCachedElements =
+                Double(threadCount) * CostModel.cpuCachedElementsPerSecond(processor.instructionSet)
             disk = hardware.diskReadBytesPerSecond ?? CostModel.assumedDiskBytesPerSecond
         }
 

@@ -10,8 +10,8 @@ struct StepTraffic {
         let cpuWeightByteCount: Double
         let cpuWeightCount: Double
         let cpuCacheByteCount: Double
-        /// Keys and values in 4 bits that the CPU expands.
-        let cpuExpandedElementCount: Double
+        /// Keys and values in 4 bits that the CPU computes with.
+        let cpuCachedElementCount: Double
         /// What comes to the GPU through the staging ring.
         let streamedByteCount: Double
         /// How often the CPU reads its weights.
@@ -47,7 +47,7 @@ struct StepTraffic {
                 cpuWeightByteCount: Double(layer.cpuComputed.count * bytesPerUnit),
                 cpuWeightCount: Double(layer.cpuComputed.count * weightsPerUnit),
                 cpuCacheByteCount: Double(cache.cpu) * bytesPerCacheHead,
-                cpuExpandedElementCount: shape.hasQuantizedCache
+                cpuCachedElementCount: shape.hasQuantizedCache
                     ? Double(cache.cpu * positionCount * 2 * shape.headDimension) : 0,
                 streamedByteCount: Double(layer.streamed.count * bytesPerUnit), cpuTurnCount: cpuTurnCount)
         }
