@@ -23,7 +23,8 @@ extension CostModel {
         var slowest = (gpu: 0.0, cpu: 0.0, pcie: 0.0)
         func add(_ block: StepTraffic.Block, _ kind: LayerKind) {
             let count = Double(block.count)
-            let gpu = gpuSeconds(block)
+            let gpu = gpuSeconds(
+                block, isQuantized: kind != .outputEmbedding && placement.shape.quantization != nil)
             let cpu = cpuSeconds(block, bytesPerSecond: cpuRate)
             let hasJoin = hardware.gpu != nil && block.cpuByteCount > 0
             let join = hasJoin ? joinSeconds(kind, placement) : 0
@@ -63,13 +64,18 @@ extension CostModel {
     private var cpuTurnCount: Int { (workload.batchSize + Self.cpuRowCount - 1) / Self.cpuRowCount }
 
     /// The GPU's part of one block.
-    private func gpuSeconds(_ block: StepTraffic.Block) -> Double {
+    private func gpuSeconds(_ block: StepTraffic.Block, isQuantized: Bool) -> Double {
         guard hardware.gpu != nil else { return 0 }
         // Nothing else of the block can be done while attention reads its cache over PCIe.
         let inPlace =
             block.inPlaceByteCount == 0
             ? 0 : block.inPlaceByteCount / (Self.inPlaceCacheEfficiency * rates.uploadAlone)
-        return Self.gpuBlockSeconds + block.gpuByteCount / rates.gpuRead + inPlace
+        let reading = block.gpuByteCount / rates.gpuRead
+        return inPlace
+            + (isQuantized
+                ? Self.quantizedGPUBlockSeconds + reading * Self.gpuReadEfficiency
+                    / Self.quantizedGPUReadEfficiency
+                : Self.gpuBlockSeconds + reading)
     }
 
     /// What is still to come over PCIe when a block begins, all other slots of the ring being full of it.

@@ -87,6 +87,25 @@ struct CostModelTests {
         }
     }
 
+    /// All on an H100.
+    @Test func `steps over quantized weights take what was measured`() throws {
+        var machine = HardwareProfile.h200
+        machine.gpu?.memoryReadBytesPerSecond = 3.115e12
+        let cases: [(ModelShape, bits: Int, positionCount: Int, milliseconds: Double)] = [
+            (.opt1_3B, 4, 528, 0.68), (.opt6_7B, 4, 528, 1.86), (.opt30B, 4, 528, 7.98),
+            (.opt66B, 4, 134, 15.4),
+            (.opt6_7B, 8, 528, 3.51),
+        ]
+        for (shape, bits, positionCount, milliseconds) in cases {
+            var shape = shape
+            shape.quantization = Quantization(bits: bits)
+            let workload = Workload(batchSize: 1, promptLength: positionCount, generationLength: 0)
+            let step = CostModel(shape, workload, on: machine).decodeStep(
+                Placement(shape, try .alike(100, 0)))
+            #expect(abs(1e3 * step.seconds / milliseconds - 1) < 0.12, "\(shape.hiddenSize), \(bits) bits")
+        }
+    }
+
     @Test func `prefill takes what was measured`() throws {
         let all = try PlacementRequest.alike(100, 0)
         let none = try PlacementRequest.alike(0, 100)

@@ -22,6 +22,7 @@ extension ModelShape {
     static let opt6_7B = published[4]
     static let opt13B = published[5]
     static let opt30B = published[6]
+    static let opt66B = published[7]
     static let opt175B = published[8]
 }
 
