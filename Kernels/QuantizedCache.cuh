@@ -35,29 +35,54 @@ struct Rounded {
   uint32_t codes, scales;
 };
 
+/// The least and the greatest element of what lanes have of a group.
+struct Range {
+  float least, most;
+
+  __device__ __forceinline__ explicit Range(const float x[8]) : least(x[0]), most(x[0]) { include(x); }
+  __device__ __forceinline__ void include(const float x[8]) {
+#pragma unroll
+    for (int i = 0; i < 8; i++) least = fminf(least, x[i]), most = fmaxf(most, x[i]);
+  }
+  /// Of all lanes that differ by these distances alone; `lanes` are those that take part.
+  template <int... DISTANCES>
+  __device__ __forceinline__ void join(uint32_t lanes = ~0u) {
+    ((least = fminf(least, __shfl_xor_sync(lanes, least, DISTANCES)),
+      most = fmaxf(most, __shfl_xor_sync(lanes, most, DISTANCES))),
+     ...);
+  }
+};
+
+/// How the elements of a group are rounded. The CPU's `quantize_position` gives the same bytes.
+struct Rounding {
+  __half scale, minimum;
+
+  __device__ __forceinline__ explicit Rounding(const Range &range) : minimum(__float2half_rd(range.least)) {
+    scale = __float2half_ru((range.most - __half2float(minimum)) / 15.0f);
+  }
+  /// The word that lies behind the codes.
+  __device__ __forceinline__ uint32_t bits() const {
+    return uint32_t(__half_as_ushort(scale)) | uint32_t(__half_as_ushort(minimum)) << 16;
+  }
+  __device__ __forceinline__ uint32_t codes(const float x[8]) const {
+    const float least = __half2float(minimum), step = __half2float(scale);
+    uint32_t word = 0;
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+      const float code = step > 0.0f ? fminf(rintf((x[i] - least) / step), 15.0f) : 0.0f;
+      word |= uint32_t(code) << (8 * (i % 4) + 4 * (i / 4));
+    }
+    return word;
+  }
+};
+
 /// Rounds a group, of which each of eight neighbouring lanes has a word's elements; where the group has fewer
-/// words, several lanes have the last one. `lanes` are those that take part. The CPU's `quantize_position`
-/// gives the same bytes.
+/// words, several lanes have the last one. `lanes` are those that take part.
 __device__ __forceinline__ Rounded round_group(const float x[8], uint32_t lanes) {
-  float least = x[0], most = x[0];
-#pragma unroll
-  for (int i = 1; i < 8; i++) least = fminf(least, x[i]), most = fmaxf(most, x[i]);
-#pragma unroll
-  for (int distance = 1; distance < 8; distance *= 2) {
-    least = fminf(least, __shfl_xor_sync(lanes, least, distance));
-    most = fmaxf(most, __shfl_xor_sync(lanes, most, distance));
-  }
-  const __half minimum = __float2half_rd(least);
-  least = __half2float(minimum);
-  const __half scale = __float2half_ru((most - least) / 15.0f);
-  const float step = __half2float(scale);
-  Rounded rounded = {0, uint32_t(__half_as_ushort(scale)) | uint32_t(__half_as_ushort(minimum)) << 16};
-#pragma unroll
-  for (int i = 0; i < 8; i++) {
-    const float code = step > 0.0f ? fminf(rintf((x[i] - least) / step), 15.0f) : 0.0f;
-    rounded.codes |= uint32_t(code) << (8 * (i % 4) + 4 * (i / 4));
-  }
-  return rounded;
+  Range range(x);
+  range.join<1, 2, 4>(lanes);
+  const Rounding rounding(range);
+  return {rounding.codes(x), rounding.bits()};
 }
 
 /// Eight bytes around the L1 cache.

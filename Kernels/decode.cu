@@ -1,3 +1,4 @@
+#include "QuantizedCache.cuh"
 #include "Ring.cuh"
 
 // A decode step of few rows, from the residual stream to the logits, in one kernel: one block a
@@ -93,7 +94,7 @@ struct Block {
   uint32_t ring, ring_bytes, x_bytes;
   // Of the step's row.
   uint32_t position, capacity;
-  __half *cache;
+  uint8_t *cache;
 };
 
 template <int BITS>
@@ -595,39 +596,52 @@ struct Group {
   }
 };
 
-// The inputs of a lane within a code's 32 bits: of four the codes are as they lie, of four 16 times as much.
-// As bits of a half a code of 4 bits is the number code * 2^-24, which the tensor cores take exactly.
+// As bits of a half a code of up to 10 bits is the number code * 2^-24, which the tensor cores take exactly.
+constexpr float ONE = 16777216.0f, SIXTEENTH = ONE / 16;
+
+// The inputs of a lane within 32 bits of codes of 4: of four the codes are as they lie, of four 16 times as
+// much.
 __device__ __forceinline__ void split_codes(uint32_t ones[2], uint32_t sixteens[2], uint32_t word) {
   const uint32_t later = word >> 8;
   ones[0] = word & 0x000f000f, ones[1] = later & 0x000f000f;
   sixteens[0] = word & 0x00f000f0, sixteens[1] = later & 0x00f000f0;
 }
 
+// The same of codes of 8 bits.
+__device__ __forceinline__ void split_codes(uint32_t ones[2], uint32_t word) {
+  ones[0] = __byte_perm(word, 0, 0x4240), ones[1] = __byte_perm(word, 0, 0x4341);
+}
+
 // sums[0], sums[1] += of outputs g and g + 8 a tile of 64 inputs in shared memory times x, in lanes of t = 0.
+template <int BITS>
 __device__ __forceinline__ void multiply_tile(float sums[2], const uint8_t *tile, const Group &group,
                                               uint32_t lane) {
   const uint32_t g = lane / 4, t = lane % 4;
-  uint2 codes[2];
-#pragma unroll
-  for (uint32_t half = 0; half < 2; half++) {
-    codes[half] = *reinterpret_cast<const uint2 *>(tile + 64 * (4 * half + t) + 8 * g);
-  }
-  const __half2 scales = *reinterpret_cast<const __half2 *>(tile + 512 + 4 * g);
-  const __half2 minimums = *reinterpret_cast<const __half2 *>(tile + 512 + 32 + 4 * g);
-  float of_ones[4] = {}, of_sixteens[4] = {};
+  const __half2 scales = *reinterpret_cast<const __half2 *>(tile + 128 * BITS + 4 * g);
+  const __half2 minimums = *reinterpret_cast<const __half2 *>(tile + 128 * BITS + 32 + 4 * g);
+  float products[2][4] = {};
 #pragma unroll
   for (int half = 0; half < 2; half++) {
-    uint32_t ones[2][2], sixteens[2][2];  // [output][pair]
-    split_codes(ones[0], sixteens[0], codes[half].x);
-    split_codes(ones[1], sixteens[1], codes[half].y);
-    const uint32_t first[4] = {ones[0][0], ones[1][0], ones[0][1], ones[1][1]};
-    const uint32_t second[4] = {sixteens[0][0], sixteens[1][0], sixteens[0][1], sixteens[1][1]};
-    multiply_add_16x8x16(of_ones, first, group.x[half].x, group.x[half].y);
-    multiply_add_16x8x16(of_sixteens, second, group.x[half].z, group.x[half].w);
+    uint32_t first[2][2], second[2][2];  // [output][pair]
+    if constexpr (BITS == 4) {
+      const uint2 codes = *reinterpret_cast<const uint2 *>(tile + 64 * (4 * half + t) + 8 * g);
+      split_codes(first[0], second[0], codes.x);
+      split_codes(first[1], second[1], codes.y);
+    } else {
+      const uint2 *codes = reinterpret_cast<const uint2 *>(tile + 64 * (8 * half + 2 * t) + 8 * g);
+      split_codes(first[0], codes[0].x);
+      split_codes(first[1], codes[0].y);
+      split_codes(second[0], codes[8].x);
+      split_codes(second[1], codes[8].y);
+    }
+    const uint32_t low[4] = {first[0][0], first[1][0], first[0][1], first[1][1]};
+    const uint32_t high[4] = {second[0][0], second[1][0], second[0][1], second[1][1]};
+    multiply_add_16x8x16(products[0], low, group.x[half].x, group.x[half].y);
+    multiply_add_16x8x16(products[1], high, group.x[half].z, group.x[half].w);
   }
-  constexpr float ONE = 16777216.0f, SIXTEENTH = ONE / 16;
-  const float low = of_ones[0] * ONE + of_sixteens[0] * SIXTEENTH;
-  const float high = of_ones[2] * ONE + of_sixteens[2] * SIXTEENTH;
+  constexpr float OF_HIGH = BITS == 4 ? SIXTEENTH : ONE;
+  const float low = products[0][0] * ONE + products[1][0] * OF_HIGH;
+  const float high = products[0][2] * ONE + products[1][2] * OF_HIGH;
   sums[0] += __low2float(scales) * low + __low2float(minimums) * group.sum;
   sums[1] += __high2float(scales) * high + __high2float(minimums) * group.sum;
 }
@@ -690,7 +704,7 @@ __device__ __forceinline__ void linear(const tandem_gpu_decode &a, const Block &
 #pragma unroll 2
         for (uint32_t n = 0; n < groups; n++) {
           const Group group(x + n * groups_step, group_sums + n);
-          multiply_tile(sum, stage + n * Stage<BITS>::TILE_BYTES, group, b.lane);
+          multiply_tile<BITS>(sum, stage + n * Stage<BITS>::TILE_BYTES, group, b.lane);
         }
         low = sum[0], high = sum[1];
       }
@@ -787,7 +801,7 @@ __device__ __forceinline__ void transposed(const tandem_gpu_decode &a, const Blo
           for (int j = 0; j < 4; j++) {
             // The sums of outputs g and g + 8 take the places where products of 16 bits have them.
             float of_tile[2] = {sum[j][0], sum[j][2]};
-            multiply_tile(of_tile, stage + (4 * n + j) * Stage<BITS>::TILE_BYTES, group, b.lane);
+            multiply_tile<BITS>(of_tile, stage + (4 * n + j) * Stage<BITS>::TILE_BYTES, group, b.lane);
             sum[j][0] = of_tile[0], sum[j][2] = of_tile[1];
           }
         }
@@ -830,20 +844,365 @@ __device__ __forceinline__ uint4 load_from_l2(const __half *pointer) {
   return value;
 }
 
-// Asks for the keys and values of this block's first part.
+__device__ __forceinline__ uint32_t load_from_l2(const uint32_t *pointer) {
+  uint32_t value;
+  asm volatile("ld.global.cg.u32 %0, [%1];" : "=r"(value) : "l"(pointer) : "memory");
+  return value;
+}
+
+// 16 positions of a head's cache as a warp has them for the tensor cores: keys as first operands, a row a
+// position, with the query behind them in one column; values as second operands, pairs of positions. Lane (g,
+// t) has of the keys those of positions g and g + 8, of the values those of 2t, 2t + 1, 2t + 8 and 2t + 9.
+struct PositionsBase {
+  static constexpr uint32_t COUNT = 16;
+  uint32_t g, t;
+  // Which of them is the step's own one, COUNT or more where none is.
+  uint32_t own;
+
+  __device__ __forceinline__ uint32_t key_place(int row) const { return g + 8 * row; }
+  __device__ __forceinline__ uint32_t value_place(int i) const { return 2 * t + i % 2 + 8 * (i / 2); }
+};
+
+template <int DIMENSION, int BITS>
+struct Positions;
+
 template <int DIMENSION>
+struct Positions<DIMENSION, 16> : PositionsBase {
+  static constexpr uint32_t BYTES = 2 * DIMENSION;
+  static constexpr int CHUNKS = (DIMENSION + 31) / 32, HALVES = (DIMENSION + 63) / 64;
+  uint4 k[CHUNKS][2], v[HALVES][4], q[CHUNKS];
+
+  // The lane's eight dimensions of a chunk of keys, and of 64 of the values.
+  __device__ __forceinline__ uint32_t key_offset(int chunk) const { return 32 * chunk + 8 * t; }
+  __device__ __forceinline__ uint32_t value_offset(int half) const { return 64 * half + 8 * g; }
+  __device__ __forceinline__ static bool is_inside(uint32_t offset) {
+    return DIMENSION % 64 == 0 || offset < DIMENSION;
+  }
+
+  // Those of the positions from `first` on that are in front of `end`.
+  __device__ __forceinline__ void load(const uint8_t *keys, const uint8_t *values, uint32_t first,
+                                       uint32_t end) {
+#pragma unroll
+    for (int c = 0; c < CHUNKS; c++) {
+      q[c] = make_uint4(0, 0, 0, 0);
+#pragma unroll
+      for (int row = 0; row < 2; row++) {
+        const uint32_t p = first + key_place(row);
+        k[c][row] = make_uint4(0, 0, 0, 0);
+        if (p < end && is_inside(key_offset(c))) {
+          k[c][row] =
+              load_from_l2(reinterpret_cast<const __half *>(keys + size_t(p) * BYTES) + key_offset(c));
+        }
+      }
+    }
+#pragma unroll
+    for (int h = 0; h < HALVES; h++) {
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const uint32_t p = first + value_place(i);
+        v[h][i] = make_uint4(0, 0, 0, 0);
+        if (p < end && is_inside(value_offset(h))) {
+          v[h][i] =
+              load_from_l2(reinterpret_cast<const __half *>(values + size_t(p) * BYTES) + value_offset(h));
+        }
+      }
+    }
+  }
+
+  // The query, and the own key, which is put into the cache at `key`.
+  __device__ __forceinline__ void take_query_and_key(const __half *query, const __half *own_key,
+                                                     uint8_t *key) {
+    read_until_there([&] {
+      bool are_there = true;
+      if (g == 0) {
+#pragma unroll
+        for (int c = 0; c < CHUNKS; c++) {
+          if (!is_inside(key_offset(c))) continue;
+          q[c] = look(query + key_offset(c));
+          are_there = are_there && is_there(q[c]);
+        }
+      }
+      if (own >= COUNT) return are_there;
+#pragma unroll
+      for (int c = 0; c < CHUNKS; c++) {
+#pragma unroll
+        for (int row = 0; row < 2; row++) {
+          if (own != key_place(row) || !is_inside(key_offset(c))) continue;
+          k[c][row] = look(own_key + key_offset(c));
+          are_there = are_there && is_there(k[c][row]);
+        }
+      }
+      return are_there;
+    });
+    __syncwarp();
+    if (own >= COUNT) return;
+#pragma unroll
+    for (int c = 0; c < CHUNKS; c++) {
+#pragma unroll
+      for (int row = 0; row < 2; row++) {
+        if (own != key_place(row) || !is_inside(key_offset(c))) continue;
+        *reinterpret_cast<uint4 *>(key + 2 * key_offset(c)) = k[c][row];
+      }
+    }
+  }
+
+  // Of positions g and g + 8, in lanes of t = 0.
+  __device__ __forceinline__ float2 scores() const {
+    float sums[2][4] = {};
+#pragma unroll
+    for (int c = 0; c < CHUNKS; c++) {
+      const uint4 low = k[c][0], high = k[c][1];
+      const uint32_t first[4] = {low.x, high.x, low.y, high.y};
+      const uint32_t second[4] = {low.z, high.z, low.w, high.w};
+      multiply_add_16x8x16(sums[0], first, q[c].x, q[c].y);
+      multiply_add_16x8x16(sums[1], second, q[c].z, q[c].w);
+    }
+    return make_float2(sums[0][0] + sums[1][0], sums[0][2] + sums[1][2]);
+  }
+
+  __device__ __forceinline__ void take_value(const __half *own_value, uint8_t *value) {
+    if (own < COUNT) {
+      read_until_there([&] {
+        bool are_there = true;
+#pragma unroll
+        for (int h = 0; h < HALVES; h++) {
+#pragma unroll
+          for (int i = 0; i < 4; i++) {
+            if (own != value_place(i) || !is_inside(value_offset(h))) continue;
+            v[h][i] = look(own_value + value_offset(h));
+            are_there = are_there && is_there(v[h][i]);
+          }
+        }
+        return are_there;
+      });
+#pragma unroll
+      for (int h = 0; h < HALVES; h++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+          if (own != value_place(i) || !is_inside(value_offset(h))) continue;
+          *reinterpret_cast<uint4 *>(value + 2 * value_offset(h)) = v[h][i];
+        }
+      }
+    }
+    __syncwarp();
+  }
+
+  // Of lanes of one t: dimension j of a quad of the first two positions (i = 0) or of the other two.
+  __device__ __forceinline__ uint32_t pair(int h, int quad, int j, int i) const {
+    const auto word = [&](const uint4 &from) {
+      return quad ? (j < 2 ? from.z : from.w) : j < 2 ? from.x : from.y;
+    };
+    constexpr uint32_t LOWER = 0x5410, UPPER = 0x7632;
+    return __byte_perm(word(v[h][2 * i]), word(v[h][2 * i + 1]), j % 2 ? UPPER : LOWER);
+  }
+  // The first dimension of the quad of the lanes of one g.
+  __device__ __forceinline__ static uint32_t dimension(int h, int quad, uint32_t g) {
+    return 64 * h + 8 * g + 4 * quad;
+  }
+};
+
+// The same in 4 bits (QuantizedCache.cuh): a lane has a word of codes for eight dimensions, four of the first
+// half of a group and four of the second. Keys are multiplied as codes, as weights are.
+template <int DIMENSION>
+struct Positions<DIMENSION, 4> : PositionsBase {
+  static_assert(DIMENSION % 64 == 0, "whole groups");
+  static constexpr uint32_t BYTES = quantized_cache::position_bytes(DIMENSION);
+  static constexpr int GROUPS = DIMENSION / 64;
+  uint32_t k[GROUPS][2][2], key_scales[GROUPS][2];  // [group][word t or t + 4][row]
+  uint32_t v[GROUPS][4], value_scales[GROUPS][4];   // the word g
+  uint32_t q[GROUPS][2][4];                         // as second operands
+  float query_sums[GROUPS];
+
+  __device__ __forceinline__ static bool is_inside(uint32_t) { return true; }
+
+  __device__ __forceinline__ void load(const uint8_t *keys, const uint8_t *values, uint32_t first,
+                                       uint32_t end) {
+#pragma unroll
+    for (int group = 0; group < GROUPS; group++) {
+#pragma unroll
+      for (int row = 0; row < 2; row++) {
+        const uint32_t p = first + key_place(row);
+        const uint32_t *from = reinterpret_cast<const uint32_t *>(keys + size_t(p) * BYTES);
+        k[group][0][row] = k[group][1][row] = key_scales[group][row] = 0;
+        if (p >= end) continue;
+        k[group][0][row] = load_from_l2(from + 8 * group + t);
+        k[group][1][row] = load_from_l2(from + 8 * group + 4 + t);
+        key_scales[group][row] = load_from_l2(from + DIMENSION / 8 + group);
+      }
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const uint32_t p = first + value_place(i);
+        const uint32_t *from = reinterpret_cast<const uint32_t *>(values + size_t(p) * BYTES);
+        v[group][i] = value_scales[group][i] = 0;
+        if (p >= end) continue;
+        v[group][i] = load_from_l2(from + 8 * group + g);
+        value_scales[group][i] = load_from_l2(from + DIMENSION / 8 + group);
+      }
+    }
+  }
+
+  // A word's elements in fp16: four, and four half a group behind them.
+  struct Elements {
+    uint2 low, high;
+
+    __device__ __forceinline__ bool look(const __half *from, int group, uint32_t word) {
+      low = look_2(from + 64 * group + 4 * word);
+      high = look_2(from + 64 * group + 32 + 4 * word);
+      return low.x != EMPTY && low.y != EMPTY && high.x != EMPTY && high.y != EMPTY;
+    }
+    __device__ __forceinline__ void to_floats(float x[8]) const {
+      const uint32_t pairs[4] = {low.x, low.y, high.x, high.y};
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const float2 pair = __half22float2(reinterpret_cast<const __half2 &>(pairs[i]));
+        x[2 * i] = pair.x, x[2 * i + 1] = pair.y;
+      }
+    }
+  };
+
+  __device__ __forceinline__ void take_query_and_key(const __half *query, const __half *own_key,
+                                                     uint8_t *key) {
+    Elements of_query[GROUPS][2], of_key[GROUPS][2];
+    read_until_there([&] {
+      bool are_there = true;
+#pragma unroll
+      for (int group = 0; group < GROUPS; group++) {
+#pragma unroll
+        for (int n = 0; n < 2; n++) {
+          are_there = of_query[group][n].look(query, group, t + 4 * n) && are_there;
+          // All rows' lanes round it, and those of the own one keep it.
+          if (own < COUNT) are_there = of_key[group][n].look(own_key, group, t + 4 * n) && are_there;
+        }
+      }
+      return are_there;
+    });
+    __syncwarp();
+#pragma unroll
+    for (int group = 0; group < GROUPS; group++) {
+      float sum = 0.0f;
+#pragma unroll
+      for (int n = 0; n < 2; n++) {
+        const Elements &of = of_query[group][n];
+        const uint32_t pairs[4] = {
+            __byte_perm(of.low.x, of.low.y, 0x5410), __byte_perm(of.low.x, of.low.y, 0x7632),
+            __byte_perm(of.high.x, of.high.y, 0x5410), __byte_perm(of.high.x, of.high.y, 0x7632)};
+#pragma unroll
+        for (int i = 0; i < 4; i++) q[group][n][i] = g == 0 ? pairs[i] : 0;
+        float x[8];
+        of.to_floats(x);
+#pragma unroll
+        for (int i = 0; i < 8; i++) sum += x[i];
+      }
+#pragma unroll
+      for (int distance = 1; distance < 4; distance *= 2) sum += __shfl_xor_sync(~0u, sum, distance);
+      query_sums[group] = sum;
+    }
+    if (own >= COUNT) return;
+#pragma unroll
+    for (int group = 0; group < GROUPS; group++) {
+      float x[2][8];
+#pragma unroll
+      for (int n = 0; n < 2; n++) of_key[group][n].to_floats(x[n]);
+      quantized_cache::Range range(x[0]);
+      range.include(x[1]);
+      range.template join<1, 2>();
+      const quantized_cache::Rounding rounding(range);
+      const uint32_t words[2] = {rounding.codes(x[0]), rounding.codes(x[1])};
+#pragma unroll
+      for (int row = 0; row < 2; row++) {
+        if (own != key_place(row)) continue;
+        k[group][0][row] = words[0];
+        k[group][1][row] = words[1];
+        key_scales[group][row] = rounding.bits();
+        uint32_t *to = reinterpret_cast<uint32_t *>(key);
+        to[8 * group + t] = words[0];
+        to[8 * group + 4 + t] = words[1];
+        if (t == 0) to[DIMENSION / 8 + group] = rounding.bits();
+      }
+    }
+  }
+
+  __device__ __forceinline__ float2 scores() const {
+    float2 scores = make_float2(0, 0);
+#pragma unroll
+    for (int group = 0; group < GROUPS; group++) {
+      float of_ones[4] = {}, of_sixteens[4] = {};
+#pragma unroll
+      for (int n = 0; n < 2; n++) {
+        uint32_t ones[2][2], sixteens[2][2];  // [row][pair]
+#pragma unroll
+        for (int row = 0; row < 2; row++) split_codes(ones[row], sixteens[row], k[group][n][row]);
+        const uint32_t first[4] = {ones[0][0], ones[1][0], ones[0][1], ones[1][1]};
+        const uint32_t second[4] = {sixteens[0][0], sixteens[1][0], sixteens[0][1], sixteens[1][1]};
+        multiply_add_16x8x16(of_ones, first, q[group][n][0], q[group][n][1]);
+        multiply_add_16x8x16(of_sixteens, second, q[group][n][2], q[group][n][3]);
+      }
+      const float2 low = __half22float2(quantized::halves(key_scales[group][0]));
+      const float2 high = __half22float2(quantized::halves(key_scales[group][1]));
+      scores.x += low.x * (of_ones[0] * ONE + of_sixteens[0] * SIXTEENTH) + low.y * query_sums[group];
+      scores.y += high.x * (of_ones[2] * ONE + of_sixteens[2] * SIXTEENTH) + high.y * query_sums[group];
+    }
+    return scores;
+  }
+
+  __device__ __forceinline__ void take_value(const __half *own_value, uint8_t *value) {
+    if (own >= COUNT) return;
+    Elements elements[GROUPS];
+    read_until_there([&] {
+      bool are_there = true;
+#pragma unroll
+      for (int group = 0; group < GROUPS; group++) {
+        are_there = elements[group].look(own_value, group, g) && are_there;
+      }
+      return are_there;
+    });
+    __syncwarp();
+#pragma unroll
+    for (int group = 0; group < GROUPS; group++) {
+      float x[8];
+      elements[group].to_floats(x);
+      quantized_cache::Range range(x);
+      range.template join<4, 8, 16>();
+      const quantized_cache::Rounding rounding(range);
+      const uint32_t codes = rounding.codes(x);
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        if (own != value_place(i)) continue;
+        v[group][i] = codes;
+        value_scales[group][i] = rounding.bits();
+        uint32_t *to = reinterpret_cast<uint32_t *>(value);
+        to[8 * group + g] = codes;
+        if (g == 0) to[DIMENSION / 8 + group] = rounding.bits();
+      }
+    }
+  }
+
+  __device__ __forceinline__ uint32_t pair(int h, int quad, int j, int i) const {
+    const uint32_t first = v[h][2 * i], second = v[h][2 * i + 1];
+    const uint32_t bytes = __byte_perm(first, second, j < 2 ? 0x5410 : 0x7632);
+    const uint32_t codes = mask_and_set(bytes >> (8 * (j % 2) + 4 * quad), 0x000f000f, quantized::ONES_1024);
+    const uint32_t scale = value_scales[h][2 * i], next_scale = value_scales[h][2 * i + 1];
+    return quantized::weights(codes, quantized::halves(__byte_perm(scale, next_scale, 0x5410)),
+                              quantized::halves(__byte_perm(scale, next_scale, 0x7632)));
+  }
+  __device__ __forceinline__ static uint32_t dimension(int h, int quad, uint32_t g) {
+    return 64 * h + 32 * quad + 4 * g;
+  }
+};
+
+// Asks for the keys and values of this block's first part.
+template <int DIMENSION, int CACHE_BITS>
 __device__ __forceinline__ void ask_for_cache(const tandem_gpu_decode &a, const Block &b, uint32_t layer) {
   if (blockIdx.x >= a.heads * a.attention_parts) return;
+  constexpr uint32_t BYTES = Positions<DIMENSION, CACHE_BITS>::BYTES;
   const uint32_t part = blockIdx.x % a.attention_parts, head = blockIdx.x / a.attention_parts;
   const uint32_t position = b.position, length = (position + a.attention_parts) / a.attention_parts;
   const uint32_t begin = part * length, end = min(begin + length, position);
-  const size_t capacity = b.capacity, plane = size_t(a.heads) * capacity * DIMENSION;
-  const uint8_t *keys = reinterpret_cast<const uint8_t *>(b.cache) +
-                        (2 * layer * plane + (head * capacity + begin) * DIMENSION) * 2;
-  for (uint32_t at = threadIdx.x * 128; begin < end && at < (end - begin) * DIMENSION * 2;
-       at += THREADS * 128) {
+  const size_t line = size_t(b.capacity) * BYTES, plane = a.heads * line;
+  const uint8_t *keys = b.cache + 2 * layer * plane + head * line + begin * BYTES;
+  for (uint32_t at = threadIdx.x * 128; begin < end && at < (end - begin) * BYTES; at += THREADS * 128) {
     asm volatile("prefetch.global.L2 [%0];" ::"l"(keys + at));
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(keys + plane * 2 + at));
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(keys + plane + at));
   }
 }
 
@@ -856,30 +1215,22 @@ __device__ __forceinline__ uint32_t pack(float low, float high) {
 // the maximum of its scores and the sum of its weights. What earlier steps have left in the cache is asked
 // for before the queries are there.
 //
-// A warp takes 16 positions at a time to the tensor cores. Keys are first operands, a row a position, the
-// query the only column behind them. Of the products of weights and values the weights are first operands, in
-// two rows that add up to them as halves cannot; values are second operands, pairs of positions.
-template <int DIMENSION, bool HAS_PEERS>
+// A warp takes 16 positions at a time to the tensor cores. Of the products of weights and values the weights
+// are first operands, in two rows that add up to them as halves cannot.
+template <int DIMENSION, bool HAS_PEERS, int CACHE_BITS>
 __device__ __forceinline__ void attend(const tandem_gpu_decode &a, const Block &b, uint32_t layer,
                                        uint8_t *set) {
-  constexpr int CHUNKS = (DIMENSION + 31) / 32, HALVES = (DIMENSION + 63) / 64;
-  constexpr uint32_t POSITIONS = 16, LAST_WARP = WARPS - 1;
+  using Cached = Positions<DIMENSION, CACHE_BITS>;
+  constexpr int HALVES = (DIMENSION + 63) / 64;
+  constexpr uint32_t COUNT = Cached::COUNT, LAST_WARP = WARPS - 1;
   const uint32_t g = b.lane / 4, t = b.lane % 4;
   float(*sums)[2][DIMENSION] = reinterpret_cast<float(*)[2][DIMENSION]>(b.shared + X_AT);
   static_assert(sizeof(float) * WARPS * 2 * DIMENSION <= Layout<4096>::X_BYTES,
                 "the warps' sums lie where x did");
   __shared__ float maxima[WARPS], totals[WARPS];
-  const size_t capacity = b.capacity;
   const uint32_t position = b.position;
   const uint32_t length = (position + a.attention_parts) / a.attention_parts;  // of a part, rounded up
-  const size_t plane = size_t(a.heads) * capacity * DIMENSION;
-  // The lane's eight dimensions of a chunk of keys, and of 64 of the values.
-  const auto key_offset = [&](int chunk) { return 32 * chunk + 8 * t; };
-  const auto value_offset = [&](int half) { return 64 * half + 8 * g; };
-  const auto is_inside = [&](uint32_t offset) { return DIMENSION % 64 == 0 || offset < DIMENSION; };
-  // Which of the warp's positions the lane has of keys, and of values.
-  const auto key_place = [&](int row) { return g + 8 * row; };
-  const auto value_place = [&](int i) { return 2 * t + i % 2 + 8 * (i / 2); };
+  const size_t line = size_t(b.capacity) * Cached::BYTES, plane = a.heads * line;
   synchronize();
   // It must be seen what the block has wiped before what it hands over next. The last warp seldom attends.
   if (threadIdx.x == 32 * LAST_WARP) {
@@ -892,91 +1243,27 @@ __device__ __forceinline__ void attend(const tandem_gpu_decode &a, const Block &
   for (uint32_t unit = blockIdx.x; unit < a.heads * a.attention_parts; unit += gridDim.x) {
     const uint32_t part = unit % a.attention_parts, head = unit / a.attention_parts;
     const uint32_t begin = part * length, end = min(begin + length, position + 1);
-    __half *keys = b.cache + 2 * layer * plane + head * capacity * DIMENSION;
-    __half *values = keys + plane;
+    uint8_t *keys = b.cache + 2 * layer * plane + head * line, *values = keys + plane;
     const __half *query = reinterpret_cast<const __half *>(set) + size_t(head) * DIMENSION;
     const __half *own_key = query + a.heads * DIMENSION, *own_value = own_key + a.heads * DIMENSION;
+    const size_t own_at = size_t(position) * Cached::BYTES;
 
     float maximum = LOWEST, total = 0.0f;
     uint32_t warps = 0;  // that have any positions
-    if (begin < end) warps = min(uint32_t(WARPS), (end - begin + POSITIONS - 1) / POSITIONS);
-    for (uint32_t first = begin + POSITIONS * b.warp; first < end; first += POSITIONS * WARPS) {
-      uint4 k[CHUNKS][2], v[HALVES][4], q[CHUNKS];
-#pragma unroll
-      for (int c = 0; c < CHUNKS; c++) {
-        q[c] = make_uint4(0, 0, 0, 0);
-#pragma unroll
-        for (int row = 0; row < 2; row++) {
-          const uint32_t p = first + key_place(row);
-          k[c][row] = make_uint4(0, 0, 0, 0);
-          if (p < min(end, position) && is_inside(key_offset(c))) {
-            k[c][row] = load_from_l2(keys + size_t(p) * DIMENSION + key_offset(c));
-          }
-        }
-      }
-#pragma unroll
-      for (int h = 0; h < HALVES; h++) {
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-          const uint32_t p = first + value_place(i);
-          v[h][i] = make_uint4(0, 0, 0, 0);
-          if (p < min(end, position) && is_inside(value_offset(h))) {
-            v[h][i] = load_from_l2(values + size_t(p) * DIMENSION + value_offset(h));
-          }
-        }
-      }
-      // Where among the warp's positions the step's own one is; behind them where it is not.
-      const uint32_t own = position < end ? position - first : POSITIONS;
-      read_until_there([&] {
-        bool are_there = true;
-        if (g == 0) {
-#pragma unroll
-          for (int c = 0; c < CHUNKS; c++) {
-            if (!is_inside(key_offset(c))) continue;
-            q[c] = look(query + key_offset(c));
-            are_there = are_there && is_there(q[c]);
-          }
-        }
-        if (own >= POSITIONS) return are_there;
-#pragma unroll
-        for (int c = 0; c < CHUNKS; c++) {
-#pragma unroll
-          for (int row = 0; row < 2; row++) {
-            if (own != key_place(row) || !is_inside(key_offset(c))) continue;
-            k[c][row] = look(own_key + key_offset(c));
-            are_there = are_there && is_there(k[c][row]);
-          }
-        }
-        return are_there;
-      });
-      __syncwarp();
-      float scores[2][4] = {};
-#pragma unroll
-      for (int c = 0; c < CHUNKS; c++) {
-        const uint4 low = k[c][0], high = k[c][1];
-        const uint32_t first_half[4] = {low.x, high.x, low.y, high.y};
-        const uint32_t second_half[4] = {low.z, high.z, low.w, high.w};
-        multiply_add_16x8x16(scores[0], first_half, q[c].x, q[c].y);
-        multiply_add_16x8x16(scores[1], second_half, q[c].z, q[c].w);
-      }
-      const size_t at = size_t(position) * DIMENSION;
-      if (own < POSITIONS) {
-#pragma unroll
-        for (int c = 0; c < CHUNKS; c++) {
-#pragma unroll
-          for (int row = 0; row < 2; row++) {
-            if (own != key_place(row) || !is_inside(key_offset(c))) continue;
-            *reinterpret_cast<uint4 *>(keys + at + key_offset(c)) = k[c][row];
-          }
-        }
-      }
+    if (begin < end) warps = min(uint32_t(WARPS), (end - begin + COUNT - 1) / COUNT);
+    for (uint32_t first = begin + COUNT * b.warp; first < end; first += COUNT * WARPS) {
+      Cached positions;
+      positions.g = g, positions.t = t;
+      positions.own = position < end ? position - first : COUNT;
+      positions.load(keys, values, first, min(end, position));
+      positions.take_query_and_key(query, own_key, keys + own_at);
+      const float2 scores = positions.scores();
       // The scores of the positions whose values the lane has.
       float weights[4], highest = maximum;
 #pragma unroll
       for (int i = 0; i < 4; i++) {
-        const float score = i < 2 ? scores[0][0] + scores[1][0] : scores[0][2] + scores[1][2];
-        weights[i] = __shfl_sync(~0u, score, 8 * t + 4 * (i % 2)) * (a.scale * LOG2_E);
-        if (first + value_place(i) >= end) weights[i] = NO_SCORE;
+        weights[i] = __shfl_sync(~0u, i < 2 ? scores.x : scores.y, 8 * t + 4 * (i % 2)) * (a.scale * LOG2_E);
+        if (first + positions.value_place(i) >= end) weights[i] = NO_SCORE;
         highest = fmaxf(highest, weights[i]);
       }
 #pragma unroll
@@ -999,32 +1286,9 @@ __device__ __forceinline__ void attend(const tandem_gpu_decode &a, const Block &
         const uint32_t rest = pack(weights[2 * i] - rounded.x, weights[2 * i + 1] - rounded.y);
         rows[2 * i] = g == 0 ? pair : g == 1 ? rest : 0;
       }
-      if (own < POSITIONS) {
-        read_until_there([&] {
-          bool are_there = true;
-#pragma unroll
-          for (int h = 0; h < HALVES; h++) {
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-              if (own != value_place(i) || !is_inside(value_offset(h))) continue;
-              v[h][i] = look(own_value + value_offset(h));
-              are_there = are_there && is_there(v[h][i]);
-            }
-          }
-          return are_there;
-        });
-#pragma unroll
-        for (int h = 0; h < HALVES; h++) {
-#pragma unroll
-          for (int i = 0; i < 4; i++) {
-            if (own != value_place(i) || !is_inside(value_offset(h))) continue;
-            *reinterpret_cast<uint4 *>(values + at + value_offset(h)) = v[h][i];
-          }
-        }
-      }
-      __syncwarp();
+      positions.take_value(own_value, values + own_at);
       // Four dimensions at a time. The first two rows have a product, in the lanes of two outputs each.
-      const bool is_first = first == begin + POSITIONS * b.warp;
+      const bool is_first = first == begin + COUNT * b.warp;
 #pragma unroll
       for (int h = 0; h < HALVES; h++) {
 #pragma unroll
@@ -1032,18 +1296,13 @@ __device__ __forceinline__ void attend(const tandem_gpu_decode &a, const Block &
           float products[4][4] = {};
 #pragma unroll
           for (int j = 0; j < 4; j++) {
-            const auto word = [&](const uint4 &from) {
-              return quad ? (j < 2 ? from.z : from.w) : j < 2 ? from.x : from.y;
-            };
-            constexpr uint32_t LOWER = 0x5410, UPPER = 0x7632;
-            const uint32_t selector = j % 2 ? UPPER : LOWER;
-            multiply_add_16x8x16(products[j], rows, __byte_perm(word(v[h][0]), word(v[h][1]), selector),
-                                 __byte_perm(word(v[h][2]), word(v[h][3]), selector));
+            multiply_add_16x8x16(products[j], rows, positions.pair(h, quad, j, 0),
+                                 positions.pair(h, quad, j, 1));
           }
 #pragma unroll
           for (int e = 0; e < 2; e++) {
-            const uint32_t d = 64 * h + 8 * (2 * t + e) + 4 * quad;
-            if (g >= 2 || !is_inside(d)) continue;
+            const uint32_t d = Cached::dimension(h, quad, 2 * t + e);
+            if (g >= 2 || !Cached::is_inside(d)) continue;
             float4 *to = reinterpret_cast<float4 *>(&sums[b.warp][g][d]);
             float4 sum = make_float4(products[0][e], products[1][e], products[2][e], products[3][e]);
             if (!is_first) {
@@ -1269,7 +1528,7 @@ __device__ __forceinline__ void wipe_own(const tandem_gpu_decode &a, const tande
 // MARK: The step
 
 // `rank` is given where there are several.
-template <int DIMENSION, int MOST_HIDDEN, bool HAS_PEERS, int BITS>
+template <int DIMENSION, int MOST_HIDDEN, bool HAS_PEERS, int BITS, int CACHE_BITS>
 __device__ __forceinline__ void step(const tandem_gpu_decode &a, const tandem_gpu_decode_rank *rank) {
   constexpr int QUADS = (MOST_HIDDEN / 4 + THREADS - 1) / THREADS;  // of the residual stream, a thread's
   extern __shared__ uint8_t dynamic[];
@@ -1332,7 +1591,7 @@ __device__ __forceinline__ void step(const tandem_gpu_decode &a, const tandem_gp
   const tandem_gpu_row *row = as<const tandem_gpu_row>(a.row);
   b.position = row->position;
   b.capacity = row->capacity;
-  b.cache = as<__half>(row->cache);
+  b.cache = as<uint8_t>(row->cache);
   float4 residual[QUADS];
 #pragma unroll
   for (int n = 0; n < QUADS; n++) {
@@ -1356,7 +1615,7 @@ __device__ __forceinline__ void step(const tandem_gpu_decode &a, const tandem_gp
     };
     normalize<QUADS, BITS != 16>(a, b, residual, layer.attention_norm_weight, layer.attention_norm_bias, sums,
                                  fc2_slots);
-    ask_for_cache<DIMENSION>(a, b, l);
+    ask_for_cache<DIMENSION, CACHE_BITS>(a, b, l);
     linear<BITS>(a, b, turns, qkv_outputs, layer.qkv_bias, [&](uint32_t output, float2 sum) {
       const __half2 pair = __floats2half2_rn(sum.x, sum.y);
       hand_over(set + output * 2, reinterpret_cast<const uint32_t &>(pair));
@@ -1365,7 +1624,7 @@ __device__ __forceinline__ void step(const tandem_gpu_decode &a, const tandem_gp
     ask_for(layer.mlp_norm_weight, a.hidden);
     ask_for(layer.mlp_norm_bias, a.hidden);
     ask_for(layer.fc1_bias, a.neuron_count);
-    attend<DIMENSION, HAS_PEERS>(a, b, l, set);
+    attend<DIMENSION, HAS_PEERS, CACHE_BITS>(a, b, l, set);
     transposed<BITS>(a, b, turns, output_cut, width<DIMENSION, HAS_PEERS>(a), layer.output_bias,
                      output_sums(), output_slots, [&](uint32_t begin, uint32_t end) {
                        read_attended<DIMENSION, HAS_PEERS, BITS>(a, b, output_cut, set, begin, end);
@@ -1422,33 +1681,36 @@ __device__ __forceinline__ void step(const tandem_gpu_decode &a, const tandem_gp
 
 }  // namespace decode
 
-#define DECODE(name, dimension, most_hidden)                                                \
-  extern "C" __global__ void __launch_bounds__(decode::THREADS + 32, 1)                     \
-      tandem_kernel_decode_##name(const __grid_constant__ tandem_gpu_decode a) {            \
-    launch_successors();                                                                    \
-    decode::step<dimension, most_hidden, false, 16>(a, nullptr);                            \
-  }                                                                                         \
-  extern "C" __global__ void __launch_bounds__(decode::THREADS + 32, 1)                     \
-      tandem_kernel_decode_ranks_##name(const __grid_constant__ tandem_gpu_decode_rank a) { \
-    launch_successors();                                                                    \
-    decode::step<dimension, most_hidden, true, 16>(a.step, &a);                             \
-  }
-
-// Of quantized weights.
-#define DECODE_QUANTIZED(name, bits, dimension, most_hidden)                     \
+// Weights of `bits` bits, a cache of `cache_bits`.
+#define DECODE(name, bits, cache_bits, dimension, most_hidden)                   \
   extern "C" __global__ void __launch_bounds__(decode::THREADS + 32, 1)          \
       tandem_kernel_decode_##name(const __grid_constant__ tandem_gpu_decode a) { \
     launch_successors();                                                         \
-    decode::step<dimension, most_hidden, false, bits>(a, nullptr);               \
+    decode::step<dimension, most_hidden, false, bits, cache_bits>(a, nullptr);   \
+  }
+#define DECODE_SIZES(name, bits, cache_bits)      \
+  DECODE(name##_64, bits, cache_bits, 64, 4096)   \
+  DECODE(name##_128, bits, cache_bits, 128, 4096) \
+  DECODE(name##_128_large, bits, cache_bits, 128, TANDEM_GPU_DECODE_HIDDEN)
+
+#define DECODE_RANKS(name, dimension, most_hidden)                                          \
+  extern "C" __global__ void __launch_bounds__(decode::THREADS + 32, 1)                     \
+      tandem_kernel_decode_ranks_##name(const __grid_constant__ tandem_gpu_decode_rank a) { \
+    launch_successors();                                                                    \
+    decode::step<dimension, most_hidden, true, 16, 16>(a.step, &a);                         \
   }
 
-DECODE(64, 64, 4096)
-DECODE(80, 80, 4096)
-DECODE(128, 128, 4096)
-DECODE(128_large, 128, TANDEM_GPU_DECODE_HIDDEN)
+DECODE(16_bits_80, 16, 16, 80, 4096)
+DECODE_SIZES(16_bits, 16, 16)
+DECODE_SIZES(8_bits, 8, 16)
+DECODE_SIZES(4_bits, 4, 16)
+DECODE_SIZES(16_bits_cache_4_bits, 16, 4)
+DECODE_SIZES(8_bits_cache_4_bits, 8, 4)
+DECODE_SIZES(4_bits_cache_4_bits, 4, 4)
 
-DECODE_QUANTIZED(4_bits_64, 4, 64, 4096)
-DECODE_QUANTIZED(4_bits_128, 4, 128, 4096)
-DECODE_QUANTIZED(4_bits_128_large, 4, 128, TANDEM_GPU_DECODE_HIDDEN)
+DECODE_RANKS(64, 64, 4096)
+DECODE_RANKS(80, 80, 4096)
+DECODE_RANKS(128, 128, 4096)
+DECODE_RANKS(128_large, 128, TANDEM_GPU_DECODE_HIDDEN)
 
 #endif

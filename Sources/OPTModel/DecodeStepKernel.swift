@@ -1,18 +1,19 @@
 import CUDA
 import CUDAKernelImage
+import Placement
 
 /// A decode step of one sequence in one kernel (`decode.cu`), for a model that lies in GPU memory whole, or one rank's part
 /// of it: its tensor maps, and the memory through which its blocks meet.
 ///
-/// What the kernel does not take goes operation by operation: several rows, streamed pieces, a cache in CPU memory or in
-/// 4 bits, norms behind their blocks, projections of the embedding, older GPUs.
+/// What the kernel does not take goes operation by operation: several rows, streamed pieces, a cache in CPU memory,
+/// norms behind their blocks, projections of the embedding, older GPUs.
 final class DecodeStepKernel: @unchecked Sendable {  // arguments are addresses
     private let buffer: DeviceBuffer
     private let arguments: tandem_gpu_decode
     /// Where there are other ranks; its `step` is not filled in.
     private let rankArguments: tandem_gpu_decode_rank?
     private let headDimension: Int
-    private let isQuantized: Bool
+    private let form: CompressionForm
     private let blockCount: Int
 
     /// nil where the kernel does not take the model, or not where it lies.
@@ -27,13 +28,13 @@ final class DecodeStepKernel: @unchecked Sendable {  // arguments are addresses
         let neurons = configuration.feedForwardSize
         let width = configuration.attentionWidth
         guard Self.takes(configuration), weights.isWholeOnGPU, ranks != nil || width == hidden,
-            ranks == nil || configuration.quantization == nil,
+            ranks == nil || configuration.compressionForm == .fp16,
             kernels.canDecodeStep(
                 headDimension: configuration.headDimension, hiddenSize: hidden,
-                isQuantized: configuration.quantization != nil)
+                form: configuration.compressionForm)
         else { return nil }
         headDimension = configuration.headDimension
-        isQuantized = configuration.quantization != nil
+        form = configuration.compressionForm
         let cut = StepCut(configuration, blockCount: ranks?.blockCount ?? kernels.multiprocessorCount)
         blockCount = cut.blockCount
         let output = cut.output
@@ -109,7 +110,7 @@ final class DecodeStepKernel: @unchecked Sendable {  // arguments are addresses
         arguments.row = row
         guard var rankArguments else {
             return try kernels.decodeStep(
-                arguments, headDimension: headDimension, isQuantized: isQuantized, blockCount: blockCount,
+                arguments, headDimension: headDimension, form: form, blockCount: blockCount,
                 on: stream)
         }
         rankArguments.step = arguments
@@ -124,9 +125,7 @@ final class DecodeStepKernel: @unchecked Sendable {  // arguments are addresses
             && configuration.layerCount <= Int(TANDEM_GPU_DECODE_LAYERS) && configuration.hiddenSize % 64 == 0
             && configuration.headCount > 0 && configuration.vocabularySize > 0
             && configuration.feedForwardSize > 0 && configuration.feedForwardSize % 8 == 0
-            && !configuration.hasQuantizedCache
-            && (configuration.quantization.map { $0 == .fourBits && configuration.headDimension % 64 == 0 }
-                ?? true)
+            && (configuration.compressionForm == .fp16 || configuration.headDimension % 64 == 0)
     }
 
     /// The cycles in which the memory brings every multiprocessor a stage, at 0.92 of its peak. Copies that are asked

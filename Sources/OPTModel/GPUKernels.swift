@@ -1,5 +1,6 @@
 import CUDA
 import CUDAKernelImage
+import Placement
 
 /// The GPU's operations: which kernel takes which sizes, and how it is launched.
 ///
@@ -15,7 +16,8 @@ final class GPUKernels: Sendable {
     private let hasCopyEngine: Bool
     private let linearKernels, linearTransposedKernels: FewRowsKernels
     private let gemmKernels: GEMMKernels
-    private let decodeStepKernels, rankStepKernels, quantizedStepKernels: DecodeStepKernels?
+    private let decodeStepKernels: [CompressionForm: DecodeStepKernels]
+    private let rankStepKernels: DecodeStepKernels?
     let boxes: BoxKernels?
     let quantized: QuantizedKernels
     let link: LinkKernels
@@ -38,11 +40,14 @@ final class GPUKernels: Sendable {
         linearKernels = try FewRowsKernels(module, "tandem_kernel_linear")
         linearTransposedKernels = try FewRowsKernels(module, "tandem_kernel_linear_transposed")
         gemmKernels = try GEMMKernels(module, multiprocessorCount: multiprocessorCount)
-        decodeStepKernels = hasCopyEngine ? try DecodeStepKernels(module, "tandem_kernel_decode") : nil
+        var stepKernels: [CompressionForm: DecodeStepKernels] = [:]
+        for form in hasCopyEngine ? CompressionForm.all : [] {
+            let cache = form.compressesCache ? "_cache_\(form.cacheBits)_bits" : ""
+            stepKernels[form] = try DecodeStepKernels(
+                module, "tandem_kernel_decode_\(form.weightBits)_bits\(cache)", hasHeadsOf80: form == .fp16)
+        }
+        decodeStepKernels = stepKernels
         rankStepKernels = hasCopyEngine ? try DecodeStepKernels(module, "tandem_kernel_decode_ranks") : nil
-        quantizedStepKernels =
-            hasCopyEngine
-            ? try DecodeStepKernels(module, "tandem_kernel_decode_4_bits", hasHeadsOf80: false) : nil
         boxes = hasCopyEngine ? try BoxKernels(module) : nil
         quantized = try QuantizedKernels(module, hasClusters: hasCopyEngine)
         link = try LinkKernels(module)
@@ -120,18 +125,16 @@ final class GPUKernels: Sendable {
     }
 
     /// Whether `decodeStep` takes a model of these sizes, or a rank's part of one.
-    func canDecodeStep(headDimension: Int, hiddenSize: Int, isQuantized: Bool = false) -> Bool {
-        let kernels = isQuantized ? quantizedStepKernels : decodeStepKernels
-        return kernels?.kernel(headDimension: headDimension, hiddenSize: hiddenSize) != nil
+    func canDecodeStep(headDimension: Int, hiddenSize: Int, form: CompressionForm) -> Bool {
+        decodeStepKernels[form]?.kernel(headDimension: headDimension, hiddenSize: hiddenSize) != nil
     }
 
     /// A whole step of one sequence, by `blockCount` blocks that all run at once: no more than multiprocessors.
     func decodeStep(
-        _ a: tandem_gpu_decode, headDimension: Int, isQuantized: Bool, blockCount: Int, on stream: Stream
+        _ a: tandem_gpu_decode, headDimension: Int, form: CompressionForm, blockCount: Int, on stream: Stream
     ) throws(CUDAError) {
-        let kernels = isQuantized ? quantizedStepKernels : decodeStepKernels
         try launch(
-            a, kernels!.kernel(headDimension: headDimension, hiddenSize: Int(a.hidden))!,
+            a, decodeStepKernels[form]!.kernel(headDimension: headDimension, hiddenSize: Int(a.hidden))!,
             blockCount: blockCount, on: stream)
     }
 

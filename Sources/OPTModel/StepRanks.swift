@@ -1,4 +1,5 @@
 import CUDAKernelImage
+import Placement
 
 /// What a decode step in one kernel (`DecodeStepKernel`) must know of the other ranks of a group, each with a GPU of its
 /// own that writes into the memory of all others.
@@ -25,8 +26,9 @@ public struct StepRanks: Sendable {
     /// Whether a step of the model, divided among so many ranks, can be one kernel on each of them. The same answer on every
     /// rank with such a GPU; that each also has all of its part in GPU memory they must tell each other.
     static func takes(_ whole: OPTConfiguration, rankCount: Int, kernels: GPUKernels) -> Bool {
-        whole.quantization == nil && divides(whole, rankCount: rankCount)
-            && kernels.canDecodeStep(headDimension: whole.headDimension, hiddenSize: whole.hiddenSize)
+        whole.compressionForm == .fp16 && divides(whole, rankCount: rankCount)
+            && kernels.canDecodeStep(
+                headDimension: whole.headDimension, hiddenSize: whole.hiddenSize, form: .fp16)
     }
 
     /// Whether every rank's part is one that the kernel takes: a rank without heads or neurons would hand nothing over.

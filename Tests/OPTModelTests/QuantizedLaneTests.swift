@@ -109,22 +109,27 @@ extension EmulatedGPUTests {
     /// For every kernel: layers, heads, hidden size.
     static let shapes = [(2, 12, 768), (1, 32, 4096), (1, 40, 5120), (3, 3, 192), (2, 16, 1024)]
 
-    @Test(arguments: shapes)
+    @Test(arguments: shapes, CompressionForm.all.filter { $0 != .fp16 })
     func `a step in one kernel is the operations one by one`(
-        shape: (layers: Int, heads: Int, hidden: Int)
+        shape: (layers: Int, heads: Int, hidden: Int), form: CompressionForm
     ) throws {
-        let configuration = try DecodeStepKernelTests.configuration(shape).quantized(.fourBits)
+        let configuration = try DecodeStepKernelTests.configuration(shape).quantized(
+            form.quantization, cache: form.compressesCache)
         let source = DummyWeights(specifications: configuration.tensorSpecifications, seed: 7)
         let onGPU = try PlacementRequest(perLayerPercent: [100, 0, 100, 0, 100, 0, 100, 0])
         let models = try [true, false].map {
             try LoadedModel(configuration, source: source, onGPU: onGPU, usesStepKernel: $0)
         }
         #expect(models.map { $0.gpuLane?.stepKernel != nil } == [true, false])
-        for promptLength in [1, 130, 700] {
+        // Sums of another order round an element of a cache to another code now and then, so that tokens would part in the end.
+        let steps = form.compressesCache ? 2 : 9
+        for promptLength in [1, 130, 700, 1500] {
             let prompt = (0..<promptLength).map { Int32(($0 * 37 + 11) % configuration.vocabularySize) }
-            let results = try models.map { try $0.decodeGreedily([prompt], steps: 9) }
-            #expect(results[0].tokens == results[1].tokens)
-            #expect(relativeError(results[0].lastLogits[0], results[1].lastLogits[0]) < 2e-3)
+            let results = try models.map { try $0.decodeGreedily([prompt], steps: steps) }
+            if !form.compressesCache { #expect(results[0].tokens == results[1].tokens) }
+            #expect(
+                relativeError(results[0].lastLogits[0], results[1].lastLogits[0])
+                    < (form.compressesCache ? 2e-2 : 2e-3))
         }
     }
 }
