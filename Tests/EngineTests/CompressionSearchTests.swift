@@ -193,6 +193,19 @@ struct CompressionSearchTests {
         }
     }
 
+    @Test func `of what was measured the newest is kept`() throws {
+        let (file, most) = (LossesFile(), MeasuredLosses.mostRemembered)
+        func isKnown(_ model: Int) -> Bool {
+            MeasuredLosses.remembered(in: file.path, model: "\(model)", text: nil) != nil
+        }
+        for model in 0..<most { try measured("\(model)", "x", loss: 0.1).remember(in: file.path) }
+        // What is measured again is new, too.
+        try measured("0", "x", loss: 0.2).remember(in: file.path)
+        #expect((0..<most).allSatisfy(isKnown))
+        for model in [most, most + 1] { try measured("\(model)", "x", loss: 0.1).remember(in: file.path) }
+        #expect((0..<most + 2).filter { !isKnown($0) } == [1, 2])
+    }
+
     @Test func `a model whose weights change is another one`() throws {
         let file = LossesFile()
         let folder = FilePath(file.folder.path)
