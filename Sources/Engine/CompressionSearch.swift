@@ -24,12 +24,7 @@ public struct CompressionSearch: Sendable {
                 "\(configuration.name) has been quantized to \(quantization.bits) bits, so what that cost cannot be measured; "
                     + "leave --compress auto out, or give the model that it was converted from")
         }
-        if options.group != nil {
-            throw EngineError(
-                .invalidOption,
-                "--compress auto chooses for one process; tandem plan says what it chooses, to be given to all"
-            )
-        }
+        if options.group != nil { throw AutomaticCompression.refusalOfGroups }
         self.model = model
         self.automatic = automatic
         var options = options
