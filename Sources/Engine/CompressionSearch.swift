@@ -74,7 +74,7 @@ public struct CompressionSearch: Sendable {
                     configuration.quantized(form.quantization, cache: form.compressesCache))
                 predictions.append((form, .seconds(seconds)))
             } catch {
-                predictions.append((form, .impossible(Self.reason(error))))
+                predictions.append((form, .impossible(error.reasonAlone)))
                 refusal = refusal ?? error
             }
         }
@@ -98,11 +98,6 @@ public struct CompressionSearch: Sendable {
                 ] + choice.reportLines.dropFirst()).joined(separator: "\n"))
         }
         return choice
-    }
-
-    /// What is wrong, without what a sentence advises to do about it.
-    private static func reason(_ error: any Error) -> String {
-        "\(error)".split(separator: "; ", maxSplits: 1).first.map(String.init) ?? "\(error)"
     }
 }
 

@@ -15,12 +15,18 @@ public struct EngineError: Error, Sendable, Hashable, CustomStringConvertible {
     }
 
     public let code: Code
-    public let description: String
+    /// What is wrong.
+    public let reason: String
+    /// What to do about it; nil where the reason says that, too.
+    public let advice: String?
 
-    public init(_ code: Code, _ description: String) {
+    public init(_ code: Code, _ reason: String, advice: String? = nil) {
         self.code = code
-        self.description = description
+        self.reason = reason
+        self.advice = advice
     }
+
+    public var description: String { advice.map { "\(reason); \($0)" } ?? reason }
 }
 
 extension Error {
@@ -28,5 +34,15 @@ extension Error {
     package var isOutOfMemory: Bool {
         (self as? PlacementError)?.code == .outOfMemory || (self as? EngineError)?.code == .outOfMemory
             || (self as? ModelError)?.code == .outOfMemory
+    }
+
+    /// What is wrong, without what to do about it.
+    var reasonAlone: String {
+        switch self {
+        case let error as PlacementError: error.reason
+        case let error as EngineError: error.reason
+        case let error as ModelError: error.reason
+        default: "\(self)"
+        }
     }
 }

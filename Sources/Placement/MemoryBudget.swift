@@ -38,9 +38,8 @@ public struct MemoryBudget: Sendable, Hashable {
         let suggestion = search.nearest(to: placement.request)
         throw PlacementError(
             .outOfMemory,
-            "the model does not fit: \(shortages.joined(separator: "; ")); "
-                + Self.advice(suggestion, asked: placement.request),
-            suggestion: suggestion)
+            "the model does not fit: \(shortages.joined(separator: "; "))",
+            advice: Self.advice(suggestion, asked: placement.request), suggestion: suggestion)
     }
 
     /// "the GPU needs 12.35 GiB (self-attention 4.00, …) and has 8.00 GiB free"; needs are rounded up, room down.

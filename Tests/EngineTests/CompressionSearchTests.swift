@@ -94,13 +94,16 @@ struct CompressionSearchTests {
         automatic.lossesFile = file.path
         await #expect {
             _ = try await CompressionSearch(Self.storybook, automatic, options: options).run {
-                if $0.compressionForm != form(4, 4) { throw EngineError(.outOfMemory, "no room; take less") }
+                if $0.compressionForm != form(4, 4) {
+                    throw EngineError(.outOfMemory, "no room; nor elsewhere", advice: "take less")
+                }
                 return 1
             }
         } throws: {
             let lines = "\($0)".split(separator: "\n")
             return lines.count == 7 && lines[0].contains("1 % more perplexity than in fp16; allow more with")
                 && lines[1].hasSuffix(": too much")
+                && lines.suffix(5).allSatisfy { $0.hasSuffix("not possible: no room; nor elsewhere") }
         }
         // Another text is another measurement.
         _ = try await choose(5, text: String(text.dropFirst(text.count / 2)))
@@ -125,7 +128,7 @@ struct CompressionSearchTests {
 
         // What the lane refuses is not measured either.
         let refused = try await CompressionSearch(Self.storybook, automatic, options: options).run {
-            if $0.compressionForm != .fp16 { throw EngineError(.noGPU, "not with this lane; take another") }
+            if $0.compressionForm != .fp16 { throw EngineError(.noGPU, "not with this lane", advice: "take another") }
             return 1
         }
         #expect(refused.chosen == .fp16)

@@ -134,6 +134,8 @@ struct MemoryTests {
         let two = placementError { try both.check(Placement(.opt6_7B, try .alike(50, 50)), working) }
         #expect(two?.description.contains("GiB free; CPU memory needs 6.20 GiB (") == true)
         #expect(two?.description.contains("(position table 0.01, token table 0.19,") == true)
+        #expect(two?.reason.contains("; CPU memory needs") == true)
+        #expect(two?.reason.contains("would fit") == false && two?.advice?.hasSuffix(" would fit") == true)
         try expectLargest(two, both)
 
         let tiny = MemoryBudget(gpuByteCount: 5 << 30, cpuByteCount: 2 << 30, diskByteCount: 0)
