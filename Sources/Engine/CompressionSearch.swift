@@ -59,8 +59,8 @@ public struct CompressionSearch: Sendable {
 
     /// Chooses by other predictions.
     ///
-    /// - Parameter stepSeconds: what an average decode step of the model in this form takes; throws where it cannot be kept
-    ///   so, which is no error of the search.
+    /// - Parameter stepSeconds: what an average decode step of the model in this form takes. What it throws where the model has
+    ///   no room or its sizes do not allow the form is why the form drops out; any other error ends the search.
     /// - Returns: a choice that is made.
     public func run(
         notice: @Sendable (String) -> Void = { _ in },
@@ -74,7 +74,8 @@ public struct CompressionSearch: Sendable {
                     configuration.quantized(form.quantization, cache: form.compressesCache))
                 predictions.append((form, .seconds(seconds)))
             } catch {
-                predictions.append((form, .impossible(error.reasonAlone)))
+                guard let reason = error.refusalOfForm else { throw error }
+                predictions.append((form, .impossible(reason)))
                 refusal = refusal ?? error
             }
         }

@@ -10,6 +10,8 @@ public struct EngineError: Error, Sendable, Hashable, CustomStringConvertible {
         case positionsExceeded
         case outOfMemory
         case noGPU
+        /// What the machine sustains could not be measured, whatever stopped that.
+        case machineNotMeasured
         case noTokenizer
         case invalidToken
     }
@@ -36,13 +38,15 @@ extension Error {
             || (self as? ModelError)?.code == .outOfMemory
     }
 
-    /// What is wrong, without what to do about it.
-    var reasonAlone: String {
+    /// Why a model cannot be kept in a form, without what to do about it: it has no room, or its sizes do not allow the form.
+    /// nil for other errors, which say nothing of the form.
+    var refusalOfForm: String? {
         switch self {
-        case let error as PlacementError: error.reason
-        case let error as EngineError: error.reason
-        case let error as ModelError: error.reason
-        default: "\(self)"
+        case let error as PlacementError where error.code == .outOfMemory: error.reason
+        case let error as EngineError where error.code == .outOfMemory: error.reason
+        case let error as ModelError where [.outOfMemory, .invalidConfiguration].contains(error.code):
+            error.reason
+        default: nil
         }
     }
 }

@@ -128,18 +128,47 @@ struct CompressionSearchTests {
 
         // What the lane refuses is not measured either.
         let refused = try await CompressionSearch(Self.storybook, automatic, options: options).run {
-            if $0.compressionForm != .fp16 { throw EngineError(.noGPU, "not with this lane", advice: "take another") }
+            if $0.compressionForm != .fp16 {
+                throw PlacementError(.outOfMemory, "not with this lane", advice: "take another")
+            }
             return 1
         }
         #expect(refused.chosen == .fp16)
         #expect(refused.reportLines.count { $0.hasSuffix("not possible: not with this lane") } == 5)
         await #expect {
             _ = try await CompressionSearch(Self.storybook, automatic, options: options).run { _ in
-                throw EngineError(.noGPU, "there is none")
+                throw EngineError(.outOfMemory, "there is none", advice: "take less")
             }
         } throws: {
-            "\($0)" == "there is none"
+            "\($0)" == "there is none; take less"
         }
+    }
+
+    @Test(
+        arguments: [
+            CancellationError(), EngineError(.machineNotMeasured, "no room to measure"),
+            EngineError(.noGPU, "gone"), ModelError(.gpu, "a fault"), ModelError(.cancelled, "by Ctrl-C"),
+            PlacementError(.invalidPercent, "over 100"),
+        ] as [any Error])
+    func `what says nothing of a form ends the search at once`(error: any Error) async throws {
+        var automatic = AutomaticCompression()
+        automatic.lossesFile = LossesFile().path
+        let search = try CompressionSearch(Self.storybook, automatic, options: options)
+        let count = Mutex(0)
+        await #expect {
+            _ = try await search.run { _ in
+                // The first form is possible; without this error one would be chosen.
+                let isFirst = count.withLock { count in
+                    count += 1
+                    return count == 1
+                }
+                if isFirst { return 1 }
+                throw error
+            }
+        } throws: {
+            type(of: $0) == type(of: error) && "\($0)" == "\(error)"
+        }
+        #expect(count.withLock(\.self) == 2)
     }
 
     @Test func `what cannot be measured is refused with what to do`() async throws {
