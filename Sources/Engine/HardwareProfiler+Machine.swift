@@ -140,7 +140,7 @@ struct MachineMeasurement {
         guard free >= 2 * byteCount else {
             throw ModelError(
                 .offload, file: folder,
-                "the disk of \(folder) has \(free.gibibytes()) GiB free, too little to measure it; name a folder on "
+                "the disk of \(folder) has \(free.byteSize()) free, too little to measure it; name a folder on "
                     + "a disk with room with --offload-dir")
         }
         return try OffloadFile.measureReadRate(in: folder, byteCount: byteCount)
