@@ -2,23 +2,19 @@ import CPUKernels
 
 /// Makes the elements of one dummy tensor.
 ///
-/// One 64-bit mix (the finaliser of SplitMix64: Steele, Lea and Flood 2014) of a counter gives four elements.
-/// Of an element's 16 bits, the sign and the 10 bits of the mantissa are taken as they are, and the other 5
-/// choose an exponent from a table: half of the entries are the topmost exponent, a quarter the next one and
-/// so on, which is a uniform distribution. Without any conversion from float, a thread makes 1.9 to 2.5 GB/s,
-/// and transposed 1.1 to 1.5 (an AVX2 machine of 2026).
+/// One random number of 64 bits gives four elements. Of an element's 16 bits, the sign and the 10 bits of the
+/// mantissa are taken as they are, and the other 5 choose an exponent from a table: half of the entries are the
+/// topmost exponent, a quarter the next one and so on, which is a uniform distribution. Without any conversion
+/// from float, a thread makes 1.9 to 2.5 GB/s, and transposed 1.1 to 1.5 (an AVX2 machine of 2026).
 struct DummyGenerator {
-    private let key: UInt64
+    private let random: DummyBits
     /// What is set in an element for each value of its bits 10 ... 14.
     private let bases: InlineArray<32, UInt16>
     /// The random bits that are kept.
     private let mask: UInt16
 
     init(name: String, seed: UInt64) {
-        // FNV-1a.
-        var hash: UInt64 = 0xCBF2_9CE4_8422_2325
-        for byte in name.utf8 { hash = (hash ^ UInt64(byte)) &* 0x100_0000_01B3 }
-        key = Self.mix(hash ^ Self.mix(seed &+ Self.increment))
+        random = DummyBits(name: name, seed: seed)
         if name.hasSuffix("layer_norm.weight") {
             // 0x3C00 is 1. An odd distance never hits it.
             bases = InlineArray { UInt16(0x3C00 + (2 * $0 - 31) * 3) }
@@ -43,16 +39,6 @@ struct DummyGenerator {
         case 28...29: 3
         default: 4
         }
-    }
-
-    private static let increment: UInt64 = 0x9E37_79B9_7F4A_7C15
-
-    @inline(__always)
-    private static func mix(_ value: UInt64) -> UInt64 {
-        var bits = value
-        bits = (bits ^ bits >> 30) &* 0xBF58_476D_1CE4_E5B9
-        bits = (bits ^ bits >> 27) &* 0x94D0_49BB_1331_11EB
-        return bits ^ bits >> 31
     }
 }
 
@@ -122,7 +108,7 @@ extension DummyGenerator {
     /// The four elements of a group, the first in the lowest bits.
     @inline(__always)
     private func elements(_ group: Int, _ bases: UnsafePointer<UInt16>) -> UInt64 {
-        let random = Self.mix(key &+ UInt64(truncatingIfNeeded: group) &* Self.increment)
+        let random = random[group]
         let kept = UInt64(mask) &* 0x0001_0001_0001_0001
         var bits = random & kept
         for lane in 0..<4 {

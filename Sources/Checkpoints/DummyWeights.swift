@@ -6,7 +6,8 @@ import TensorCore
 ///
 /// An element depends on (seed, tensor's name, element's index) alone, so that any thread can make any block,
 /// and the same weights result from every placement. Weights have mean 0 and standard deviation 0.02, biases
-/// a quarter of it, and layer norms' weights lie around 1; none is 0 or 1.
+/// a quarter of it, and layer norms' weights lie around 1; none is 0 or 1. A quantized matrix has random tiles: they are
+/// not those of its fp16 elements, but as widely spread.
 public struct DummyWeights: TensorSource {
     private let specifications: [String: TensorSpecification]
     private let seed: UInt64
@@ -54,5 +55,16 @@ public struct DummyWeights: TensorSource {
             generator.fill(start, from: elements.lowerBound, count: elements.count)
             for index in 0..<elements.count { destination[index] = Float(Float16(bitPattern: start[index])) }
         }
+    }
+
+    public func holdsTiles(of name: String, _ layout: QuantizedLayout) throws(CheckpointError) -> Bool {
+        try require(name, shape: [layout.outputs, layout.inputs])
+        return true
+    }
+
+    public func readTiles(
+        _ block: TileBlock, into destination: UnsafeMutableRawPointer
+    ) throws(CheckpointError) {
+        DummyTiles(name: block.name, seed: seed, block.layout.quantization).fill(destination, block)
     }
 }

@@ -18,5 +18,10 @@ public struct AutomaticCompression: Sendable, Hashable {
 
     public init() {}
 
+    /// What several processes that share a model are told; before they meet, by the command line.
+    package static let refusalOfGroups = EngineError(
+        .invalidOption,
+        "--compress auto chooses for one process; tandem plan says what it chooses, to be given to all")
+
     static var rememberedFile: FilePath { CacheFolder.path.appending("compression-losses.json") }
 }

@@ -1,4 +1,3 @@
-import HostRuntime
 import OPTModel
 import Placement
 
@@ -25,12 +24,7 @@ public struct CompressionSearch: Sendable {
                 "\(configuration.name) has been quantized to \(quantization.bits) bits, so what that cost cannot be measured; "
                     + "leave --compress auto out, or give the model that it was converted from")
         }
-        if options.group != nil {
-            throw EngineError(
-                .invalidOption,
-                "--compress auto chooses for one process; tandem plan says what it chooses, to be given to all"
-            )
-        }
+        if options.group != nil { throw AutomaticCompression.refusalOfGroups }
         self.model = model
         self.automatic = automatic
         var options = options
@@ -65,8 +59,8 @@ public struct CompressionSearch: Sendable {
 
     /// Chooses by other predictions.
     ///
-    /// - Parameter stepSeconds: what an average decode step of the model in this form takes; throws where it cannot be kept
-    ///   so, which is no error of the search.
+    /// - Parameter stepSeconds: what an average decode step of the model in this form takes. What it throws where the model has
+    ///   no room or its sizes do not allow the form is why the form drops out; any other error ends the search.
     /// - Returns: a choice that is made.
     public func run(
         notice: @Sendable (String) -> Void = { _ in },
@@ -80,7 +74,8 @@ public struct CompressionSearch: Sendable {
                     configuration.quantized(form.quantization, cache: form.compressesCache))
                 predictions.append((form, .seconds(seconds)))
             } catch {
-                predictions.append((form, .impossible(Self.reason(error))))
+                guard let reason = error.refusalOfForm else { throw error }
+                predictions.append((form, .impossible(reason)))
                 refusal = refusal ?? error
             }
         }
@@ -105,11 +100,6 @@ public struct CompressionSearch: Sendable {
         }
         return choice
     }
-
-    /// What is wrong, without what a sentence advises to do about it.
-    private static func reason(_ error: any Error) -> String {
-        "\(error)".split(separator: "; ", maxSplits: 1).first.map(String.init) ?? "\(error)"
-    }
 }
 
 extension Engine.Options {
@@ -125,42 +115,5 @@ extension Engine.Options {
         cacheShares = nil
         placesFor = .latency
         computesCacheOnCPU = false
-    }
-}
-
-extension LaneChoice {
-    /// What an average decode step is expected to take.
-    ///
-    /// - Throws: where the CPU is to compute alone and has no room.
-    fileprivate func stepSeconds(
-        of configuration: OPTConfiguration, _ options: Engine.Options, on profile: HardwareProfile
-    ) throws -> Double {
-        let workload = options.workload(of: configuration)
-        var profile = profile
-        guard let gpu else {
-            profile.gpu = nil
-            profile.together = nil
-            let planner = PlacementPlanner(
-                shape: configuration.shape,
-                budget: MemoryBudget(
-                    free: 0, gpuLimit: nil, cpuLimit: options.cpuMemoryByteCount,
-                    cpuFree: HostMemory.availableByteCount ?? .max, diskFree: 0),
-                working: GPULane.workingMemory(
-                    configuration, positionCount: workload.positionCount, stagingSlotCount: 0),
-                hardware: profile, workload: workload, threadCount: options.threadCount)
-            return try planner.plan().prediction.decodeStep.seconds
-        }
-        if let plan = gpu.plan { return plan.prediction.decodeStep.seconds }
-        guard profile.gpu != nil else {
-            throw EngineError(.noGPU, "the GPU was not measured; run tandem doctor")
-        }
-        let model = CostModel(
-            profile, workload,
-            threadCount: options.threadCount ?? threadCount ?? WorkerPool.availableProcessorCount,
-            staging: CostModel.Staging(
-                slotCount: gpu.stagingSlotCount,
-                slotByteCount: GPULane.workingMemory(configuration, positionCount: 0, stagingSlotCount: 0)
-                    .stagingSlotByteCount))
-        return model.decodeStep(gpu.placement).seconds
     }
 }

@@ -16,6 +16,7 @@ extension HardwareProfiler {
     ///   - measuresAgain: whatever is remembered.
     ///   - gpuIndex: of the GPU that is measured.
     ///   - notice: called with a sentence before the machine is measured.
+    /// - Throws: `EngineError` with `machineNotMeasured`.
     public static func profileOfMachine(
         offloadFolder: FilePath? = nil, measuresAgain: Bool = false, gpuIndex: Int = 0,
         notice: (String) -> Void = { _ in }
@@ -23,9 +24,16 @@ extension HardwareProfiler {
         if !measuresAgain, let profile = HardwareProfile.remembered() { return profile }
         notice("measuring this machine, which is done once (tandem doctor does it again)")
         let pool = WorkerPool()
-        let profile = try await LeaderThread(pool: pool).perform {
-            let context = try? Context(device: CUDADriver.load().device(gpuIndex))
-            return try MachineMeasurement(pool: pool, offloadFolder: offloadFolder).measure(context).profile
+        let profile: HardwareProfile
+        do {
+            profile = try await LeaderThread(pool: pool).perform {
+                let context = try? Context(device: CUDADriver.load().device(gpuIndex))
+                return try MachineMeasurement(pool: pool, offloadFolder: offloadFolder).measure(context)
+                    .profile
+            }
+        } catch {
+            // Not as it is: what the measurement itself has no room for is not a model without room.
+            throw EngineError(.machineNotMeasured, "this machine could not be measured: \(error)")
         }
         try? profile.remember()
         return profile
@@ -132,7 +140,7 @@ struct MachineMeasurement {
         guard free >= 2 * byteCount else {
             throw ModelError(
                 .offload, file: folder,
-                "the disk of \(folder) has \(free.gibibytes()) GiB free, too little to measure it; name a folder on "
+                "the disk of \(folder) has \(free.byteSize()) free, too little to measure it; name a folder on "
                     + "a disk with room with --offload-dir")
         }
         return try OffloadFile.measureReadRate(in: folder, byteCount: byteCount)

@@ -67,10 +67,10 @@ struct LaneLoader {
             throw EngineError(
                 .outOfMemory,
                 "\(group == nil ? "the weights" : "this rank's weights") of \(configuration.name) take "
-                    + "\(needed.gibibytes()) GiB in CPU memory, and "
+                    + "\(needed.byteSize()) in CPU memory, and "
                     + (available < free
-                        ? "\(available.gibibytes()) GiB may be used; use a smaller model, or allow more"
-                        : "\(available.gibibytes()) GiB are free; use a smaller model, or close other programs")
+                        ? "\(available.byteSize()) may be used; use a smaller model, or allow more"
+                        : "\(available.byteSize()) are free; use a smaller model, or close other programs")
             )
         }
         let weights = try phases.measure("weights") {

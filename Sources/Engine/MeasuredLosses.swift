@@ -18,6 +18,9 @@ struct MeasuredLosses: Codable, Hashable {
     var reference: [Float] = []
     var losses: [Entry] = []
 
+    /// Models and texts that a file holds: each has up to 5120 tokens, about 50 KB, all of which are read for any of them.
+    static let mostRemembered = 16
+
     init(model: String, text: String) {
         self.model = model
         self.text = text
@@ -30,13 +33,15 @@ struct MeasuredLosses: Codable, Hashable {
         }
     }
 
-    /// Keeps what was measured, beside that of other models and texts, as the last. A file that cannot be read is replaced.
+    /// Keeps what was measured, beside that of other models and texts, as the last; of all, the newest `mostRemembered`. A file
+    /// that cannot be read is replaced.
     ///
     /// - Throws: where the file cannot be written.
     func remember(in file: FilePath) throws {
         var remembered = RememberedLosses(readFrom: file)
         remembered.measurements.removeAll { $0.model == model && $0.text == text }
         remembered.measurements.append(self)
+        remembered.measurements = remembered.measurements.suffix(Self.mostRemembered)
         let encoder = JSONEncoder()
         encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
         try FileManager.default.createDirectory(

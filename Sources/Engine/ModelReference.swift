@@ -134,9 +134,10 @@ extension ModelReference {
         let places = ["\(model)/"] + searched.map(\.string)
         return EngineError(
             .modelNotFound,
-            "the model \(model) was not found (looked in \(places.joined(separator: ", "))). Give the folder that "
-                + "holds its config.json with --model, or --path \(randomWeightsPath) with a published OPT name "
-                + "such as facebook/opt-1.3b for random weights")
+            "the model \(model) was not found (looked in \(places.joined(separator: ", ")))",
+            advice:
+                "give the folder that holds its config.json with --model, or --path \(randomWeightsPath) with a "
+                + "published OPT name such as facebook/opt-1.3b for random weights")
     }
 
     private static func hasWeights(_ folder: FilePath) -> Bool {

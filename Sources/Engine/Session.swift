@@ -206,8 +206,8 @@ extension Engine {
         }.count
         throw EngineError(
             .outOfMemory,
-            "the caches of \(needs.count) sequences take \(needed.gibibytes()) GiB \(place), and "
-                + "\(available.gibibytes()) GiB are free: "
+            "the caches of \(needs.count) sequences take \(needed.byteSize()) \(place), and "
+                + "\(available.byteSize()) are free: "
                 + (fitting > 0
                     ? "use a batch of at most \(fitting), or fewer tokens"
                     : "shorten the prompt or generate fewer tokens"))

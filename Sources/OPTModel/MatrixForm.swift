@@ -84,17 +84,19 @@ extension OPTConfiguration {
         if let own = self.quantization, let quantization, quantization != own {
             throw ModelError(
                 .invalidConfiguration,
-                "\(name) has been quantized to \(own.bits) bits, and \(quantization.bits) were asked for; leave "
-                    + "--compress-weight out, or give the model that it was converted from")
+                "\(name) has been quantized to \(own.bits) bits, and \(quantization.bits) were asked for",
+                advice: "leave --compress-weight out, or give the model that it was converted from")
         }
         if quantization != nil, let quantizationProblem {
-            throw ModelError(.invalidConfiguration, quantizationProblem + "; leave --compress-weight out")
+            throw ModelError(
+                .invalidConfiguration, quantizationProblem, advice: "leave --compress-weight out")
         }
         if cache, !headDimension.isMultiple(of: Quantization.tileOutputs) {
             throw ModelError(
                 .invalidConfiguration,
                 "the cache of \(name) cannot be compressed, as its head dimension of \(headDimension) is no multiple of "
-                    + "\(Quantization.tileOutputs); leave --compress-cache out")
+                    + "\(Quantization.tileOutputs)",
+                advice: "leave --compress-cache out")
         }
         var configuration = self
         configuration.quantization = quantization ?? self.quantization

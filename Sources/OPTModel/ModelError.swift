@@ -22,13 +22,19 @@ public struct ModelError: Error, Sendable, CustomStringConvertible {
 
     public let code: Code
     public let file: FilePath?
-    public let description: String
+    /// What is wrong.
+    public let reason: String
+    /// What to do about it; nil where the reason says that, too.
+    public let advice: String?
 
-    public init(_ code: Code, file: FilePath? = nil, _ description: String) {
+    public init(_ code: Code, file: FilePath? = nil, _ reason: String, advice: String? = nil) {
         self.code = code
         self.file = file
-        self.description = description
+        self.reason = reason
+        self.advice = advice
     }
+
+    public var description: String { advice.map { "\(reason); \($0)" } ?? reason }
 
     static let stoppedWorker = ModelError(
         .cpu,

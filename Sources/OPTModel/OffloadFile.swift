@@ -64,12 +64,12 @@ public final class OffloadFile: Sendable {
         func refusal(_ reason: String) -> ModelError {
             ModelError(
                 .offload, file: folder,
-                "\(byteCount.gibibytes(rounding: .up)) GiB of offloaded \(contents) have no room in \(folder): "
+                "\(byteCount.byteSize(rounding: .up)) of offloaded \(contents) have no room in \(folder): "
                     + "\(reason); \(Self.advice)")
         }
         // Asked first, as reserving what is not there fills the disk for a moment.
         if let available = Self.availableByteCount(in: folder), byteCount > available {
-            throw refusal("\(available.gibibytes(rounding: .down)) GiB are free")
+            throw refusal("\(available.byteSize(rounding: .down)) are free")
         }
         var status: Int32
         repeat { status = posix_fallocate(descriptor, 0, off_t(byteCount)) } while status == EINTR

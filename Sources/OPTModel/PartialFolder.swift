@@ -33,8 +33,8 @@ public final class PartialFolder: Sendable {
         if let free = free(parent), byteCount > free {
             throw ModelError(
                 .output, file: output,
-                "the converted model takes \(byteCount.gibibytes(rounding: .up)) GiB, and in \(parent) "
-                    + "\(free.gibibytes(rounding: .down)) GiB are free; name a folder on a disk with room with --output"
+                "the converted model takes \(byteCount.byteSize(rounding: .up)), and in \(parent) "
+                    + "\(free.byteSize(rounding: .down)) are free; name a folder on a disk with room with --output"
             )
         }
         var path: FilePath

@@ -35,11 +35,13 @@ public struct CompressionChoice: Sendable, Hashable {
                 form: $0.form, prediction: $0.prediction, loss: $0.form == .fp16 ? PerplexityLoss.none : nil)
         }
         // Of two that are as fast, the one with more bits.
-        let possible = all.filter { $0.stepSeconds != nil }.sorted {
-            ($0.stepSeconds!, -$0.form.weightBits, -$0.form.cacheBits)
-                < ($1.stepSeconds!, -$1.form.weightBits, -$1.form.cacheBits)
+        let possible = all.compactMap { candidate in
+            candidate.stepSeconds.map {
+                (candidate, rank: ($0, -candidate.form.weightBits, -candidate.form.cacheBits))
+            }
         }
-        candidates = possible + all.filter { $0.stepSeconds == nil }
+        candidates =
+            possible.sorted { $0.rank < $1.rank }.map(\.0) + all.filter { $0.stepSeconds == nil }
     }
 
     /// The form whose loss must be known next; nil where the choice is made, or there is none.

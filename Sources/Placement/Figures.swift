@@ -25,8 +25,32 @@ extension Double {
 }
 
 extension Int {
-    /// The bytes in GiB with two decimals.
-    package func gibibytes(rounding rule: FloatingPointRoundingRule = .toNearestOrAwayFromZero) -> String {
-        (Double(self) / 1_073_741_824).text(decimals: 2, rounding: rule)
+    /// So many bytes with their unit: "12.35 GiB", or "24.4 MiB" where they are fewer than 1 GiB.
+    ///
+    /// - Parameter decimals: of GiB; MiB have one less.
+    package func byteSize(
+        decimals: Int = 2, rounding rule: FloatingPointRoundingRule = .toNearestOrAwayFromZero
+    ) -> String {
+        let unit = ByteUnit(for: self)
+        return "\(unit.text(self, decimals: decimals, rounding: rule)) \(unit.rawValue)"
+    }
+}
+
+/// What numbers of bytes are written in.
+enum ByteUnit: String {
+    case mebibytes = "MiB"
+    case gibibytes = "GiB"
+
+    init(for byteCount: Int) { self = byteCount < 1 << 30 ? .mebibytes : .gibibytes }
+
+    /// The number alone, as `byteSize` has it.
+    func text(
+        _ byteCount: Int, decimals: Int = 2,
+        rounding rule: FloatingPointRoundingRule = .toNearestOrAwayFromZero
+    ) -> String {
+        switch self {
+        case .mebibytes: (Double(byteCount) / 0x1p20).text(decimals: max(0, decimals - 1), rounding: rule)
+        case .gibibytes: (Double(byteCount) / 0x1p30).text(decimals: decimals, rounding: rule)
+        }
     }
 }

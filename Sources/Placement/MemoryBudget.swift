@@ -38,18 +38,20 @@ public struct MemoryBudget: Sendable, Hashable {
         let suggestion = search.nearest(to: placement.request)
         throw PlacementError(
             .outOfMemory,
-            "the model does not fit: \(shortages.joined(separator: "; ")); "
-                + Self.advice(suggestion, asked: placement.request),
-            suggestion: suggestion)
+            "the model does not fit: \(shortages.joined(separator: "; "))",
+            advice: Self.advice(suggestion, asked: placement.request), suggestion: suggestion)
     }
 
-    /// "the GPU needs 12.35 GiB (self-attention 4.00, …) and has 8.00 GiB free"; needs are rounded up, room down.
+    /// "the GPU needs 12.35 GiB (self-attention 4.00, …) and has 8.00 GiB free"; needs are rounded up, room down. What is in
+    /// brackets has the unit before them.
     private func shortage(_ demand: MemoryDemand, _ tier: Tier) -> String {
+        let needed = demand.byteCount(on: tier)
+        let unit = ByteUnit(for: needed)
         let items = demand.items.filter { $0.tier == tier }.map {
-            "\($0.purpose.label) \($0.byteCount.gibibytes())"
+            "\($0.purpose.label) \(unit.text($0.byteCount))"
         }
-        return "\(tier.noun) needs \(demand.byteCount(on: tier).gibibytes(rounding: .up)) GiB "
-            + "(\(items.joined(separator: ", "))) and has \(self[tier].gibibytes(rounding: .down)) GiB free"
+        return "\(tier.noun) needs \(needed.byteSize(rounding: .up)) "
+            + "(\(items.joined(separator: ", "))) and has \(self[tier].byteSize(rounding: .down)) free"
     }
 
     private static func advice(_ suggestion: PlacementRequest?, asked: PlacementRequest) -> String {

@@ -14,13 +14,21 @@ public struct PlacementError: Error, Sendable, Hashable, CustomStringConvertible
     }
 
     public let code: Code
-    public let description: String
+    /// What is wrong.
+    public let reason: String
+    /// What to do about it; nil where the reason says that, too.
+    public let advice: String?
     /// With `outOfMemory`: a request that fits, if one was found.
     public let suggestion: PlacementRequest?
 
-    public init(_ code: Code, _ description: String, suggestion: PlacementRequest? = nil) {
+    public init(
+        _ code: Code, _ reason: String, advice: String? = nil, suggestion: PlacementRequest? = nil
+    ) {
         self.code = code
-        self.description = description
+        self.reason = reason
+        self.advice = advice
         self.suggestion = suggestion
     }
+
+    public var description: String { advice.map { "\(reason); \($0)" } ?? reason }
 }

@@ -169,19 +169,17 @@ struct BenchReport: Codable {
     }
 
     var text: String {
-        func gigabytes(_ count: Int) -> String {
-            (Double(count) / Double(1 << 30)).formatted(decimals: 3) + " GiB"
-        }
+        func size(_ count: Int) -> String { count.byteSize(decimals: 3) }
         func percent(_ share: Double) -> String { (share * 100).formatted(decimals: 1) + " %" }
         var lines =
             compressionChoice + placement + [
-                "model \(model): \(gigabytes(modelBytes))   cache: \(gigabytes(cacheBytes))   "
-                    + "hidden (prefill): \(gigabytes(hiddenBytes))",
+                "model \(model): \(size(modelBytes))   cache: \(size(cacheBytes))   "
+                    + "hidden (prefill): \(size(hiddenBytes))",
                 "batch \(batchSize), prompt \(promptLength), generate \(generationLength); "
                     + (ranks.isEmpty ? "" : "\(ranks.count) ranks, each ")
                     + (gpu ?? "\(threads) threads, \(instructionSet)"),
-                "peak CPU memory: \(peakMemoryBytes.map(gigabytes) ?? "unknown")   "
-                    + "peak GPU memory: \(gigabytes(peakGPUMemoryBytes ?? 0))",
+                "peak CPU memory: \(peakMemoryBytes.map(size) ?? "unknown")   "
+                    + "peak GPU memory: \(size(peakGPUMemoryBytes ?? 0))",
                 "loading: \(loadingSeconds.formatted(decimals: 3)) s "
                     + "(\((Double(modelBytes) / loadingSeconds / 1e9).formatted(decimals: 2)) GB/s)",
                 "loading took: "

@@ -76,7 +76,7 @@ struct Convert: AsyncParsableCommand {
             let seconds = start.duration(to: .now) / .seconds(1)
             writeToStandardError(
                 "\(output): \(conversion.configuration.name) in \(weightBits) bits, "
-                    + "\(conversion.configuration.convertedByteCount.gibibytes()) GiB, in \(seconds.formatted(decimals: 1)) s\n"
+                    + "\(conversion.configuration.convertedByteCount.byteSize()), in \(seconds.formatted(decimals: 1)) s\n"
             )
         }
     }

@@ -63,7 +63,7 @@ extension MachineReport {
                 "GPU: \(gpu.name), compute capability \(gpu.computeCapability), "
                     + "\(gpu.multiprocessorCount) multiprocessors")
             lines.append(
-                "  memory: \(gpu.memoryByteCount.gibibytes()) GiB, \(gpu.freeByteCount.gibibytes()) GiB free")
+                "  memory: \(gpu.memoryByteCount.byteSize()), \(gpu.freeByteCount.byteSize()) free")
             lines.append("  driver: \(gpu.driverVersion ?? "of unknown release"), CUDA \(gpu.cudaVersion)")
         } else {
             lines.append("GPU: none (\(gpuProblem ?? "unknown"))")
@@ -72,7 +72,7 @@ extension MachineReport {
             "CPU: \(processor.name), \(processor.coreCount) \(processor.coreCount == 1 ? "core" : "cores"), "
                 + processor.instructionSet)
         if let byteCount = processor.availableByteCount {
-            lines.append("  memory: \(byteCount.gibibytes()) GiB free")
+            lines.append("  memory: \(byteCount.byteSize()) free")
         }
         return lines
     }

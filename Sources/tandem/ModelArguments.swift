@@ -62,9 +62,7 @@ struct ModelArguments: ParsableArguments {
     ) async throws -> Bool {
         guard try processes.hasOthers else { return true }
         if placement.compression.isAutomatic {
-            throw ValidationError(
-                "--compress auto chooses for one process; tandem plan says what it chooses, to be given to all"
-            )
+            throw ValidationError("\(AutomaticCompression.refusalOfGroups)")
         }
         let reference = try reference(model, defaultPath: defaultPath)
         let agreement = [

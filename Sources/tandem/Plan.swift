@@ -88,11 +88,10 @@ struct Plan: AsyncParsableCommand {
         let weights: ModelReference
         do {
             weights = try ModelReference(model: model, downloadFolders: ModelArguments.downloadFolders)
-        } catch {
+        } catch let error as EngineError where error.code == .modelNotFound {
             throw EngineError(
-                .modelNotFound,
-                "--compress auto measures losses with the model itself, and its weights were not found; give their folder with "
-                    + "--model")
+                error.code, "--compress auto measures losses with the model itself: \(error.reason)",
+                advice: "give the folder of its weights with --model")
         }
         var options = Engine.Options()
         options.gpuMemoryByteCount = gpuMemory?.byteCount

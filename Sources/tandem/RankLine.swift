@@ -7,13 +7,11 @@ extension RankReport {
         let computing = gpuName ?? "\(processorCount) \(processorCount == 1 ? "processor" : "processors")"
         var line =
             "rank \(place.rank) of \(place.size), local rank \(place.localRank) on \(hostName): \(computing)   weights: "
-            + "\(Self.gibibytes(weightByteCount))   peak CPU memory: "
-            + (peakMemoryByteCount.map(Self.gibibytes) ?? "unknown")
-        if let gpuMemoryByteCount { line += "   GPU memory in use: \(Self.gibibytes(gpuMemoryByteCount))" }
+            + "\(weightByteCount.byteSize(decimals: 3))   peak CPU memory: "
+            + (peakMemoryByteCount.map { $0.byteSize(decimals: 3) } ?? "unknown")
+        if let gpuMemoryByteCount {
+            line += "   GPU memory in use: \(gpuMemoryByteCount.byteSize(decimals: 3))"
+        }
         return line
-    }
-
-    private static func gibibytes(_ count: Int) -> String {
-        (Double(count) / Double(1 << 30)).formatted(decimals: 3) + " GiB"
     }
 }

@@ -192,7 +192,7 @@ struct SweepReport: Encodable {
         self.model = model
         title =
             "\(model), batch \(workload.batchSize), prompt \(workload.promptLen), generate \(workload.genLen)"
-            + (gpuMemory.map { ", \($0.byteCount.gibibytes()) GiB of GPU memory" } ?? "")
+            + (gpuMemory.map { ", \($0.byteCount.byteSize()) of GPU memory" } ?? "")
         self.points = points.map {
             Point(
                 percent: $0.computationPercent, placement: $0.placement,

@@ -94,13 +94,16 @@ struct CompressionSearchTests {
         automatic.lossesFile = file.path
         await #expect {
             _ = try await CompressionSearch(Self.storybook, automatic, options: options).run {
-                if $0.compressionForm != form(4, 4) { throw EngineError(.outOfMemory, "no room; take less") }
+                if $0.compressionForm != form(4, 4) {
+                    throw EngineError(.outOfMemory, "no room; nor elsewhere", advice: "take less")
+                }
                 return 1
             }
         } throws: {
             let lines = "\($0)".split(separator: "\n")
             return lines.count == 7 && lines[0].contains("1 % more perplexity than in fp16; allow more with")
                 && lines[1].hasSuffix(": too much")
+                && lines.suffix(5).allSatisfy { $0.hasSuffix("not possible: no room; nor elsewhere") }
         }
         // Another text is another measurement.
         _ = try await choose(5, text: String(text.dropFirst(text.count / 2)))
@@ -125,18 +128,47 @@ struct CompressionSearchTests {
 
         // What the lane refuses is not measured either.
         let refused = try await CompressionSearch(Self.storybook, automatic, options: options).run {
-            if $0.compressionForm != .fp16 { throw EngineError(.noGPU, "not with this lane; take another") }
+            if $0.compressionForm != .fp16 {
+                throw PlacementError(.outOfMemory, "not with this lane", advice: "take another")
+            }
             return 1
         }
         #expect(refused.chosen == .fp16)
         #expect(refused.reportLines.count { $0.hasSuffix("not possible: not with this lane") } == 5)
         await #expect {
             _ = try await CompressionSearch(Self.storybook, automatic, options: options).run { _ in
-                throw EngineError(.noGPU, "there is none")
+                throw EngineError(.outOfMemory, "there is none", advice: "take less")
             }
         } throws: {
-            "\($0)" == "there is none"
+            "\($0)" == "there is none; take less"
         }
+    }
+
+    @Test(
+        arguments: [
+            CancellationError(), EngineError(.machineNotMeasured, "no room to measure"),
+            EngineError(.noGPU, "gone"), ModelError(.gpu, "a fault"), ModelError(.cancelled, "by Ctrl-C"),
+            PlacementError(.invalidPercent, "over 100"),
+        ] as [any Error])
+    func `what says nothing of a form ends the search at once`(error: any Error) async throws {
+        var automatic = AutomaticCompression()
+        automatic.lossesFile = LossesFile().path
+        let search = try CompressionSearch(Self.storybook, automatic, options: options)
+        let count = Mutex(0)
+        await #expect {
+            _ = try await search.run { _ in
+                // The first form is possible; without this error one would be chosen.
+                let isFirst = count.withLock { count in
+                    count += 1
+                    return count == 1
+                }
+                if isFirst { return 1 }
+                throw error
+            }
+        } throws: {
+            type(of: $0) == type(of: error) && "\($0)" == "\(error)"
+        }
+        #expect(count.withLock(\.self) == 2)
     }
 
     @Test func `what cannot be measured is refused with what to do`() async throws {
@@ -191,6 +223,19 @@ struct CompressionSearchTests {
             try text.write(toFile: file.path.string, atomically: true, encoding: .utf8)
             #expect(MeasuredLosses.remembered(in: file.path, model: "b", text: "x") == nil)
         }
+    }
+
+    @Test func `of what was measured the newest is kept`() throws {
+        let (file, most) = (LossesFile(), MeasuredLosses.mostRemembered)
+        func isKnown(_ model: Int) -> Bool {
+            MeasuredLosses.remembered(in: file.path, model: "\(model)", text: nil) != nil
+        }
+        for model in 0..<most { try measured("\(model)", "x", loss: 0.1).remember(in: file.path) }
+        // What is measured again is new, too.
+        try measured("0", "x", loss: 0.2).remember(in: file.path)
+        #expect((0..<most).allSatisfy(isKnown))
+        for model in [most, most + 1] { try measured("\(model)", "x", loss: 0.1).remember(in: file.path) }
+        #expect((0..<most + 2).filter { !isKnown($0) } == [1, 2])
     }
 
     @Test func `a model whose weights change is another one`() throws {

@@ -42,13 +42,9 @@ import Testing
         #expect(isEqual)
     }
 
-    @Test(arguments: [1, 2, 3, 4], [4, 8])
-    func `processes read their parts of a converted folder as they would quantize them`(size: Int, bits: Int)
-        throws
-    {
-        // Groups of 64 and 16 in every head.
+    /// Of a model with groups of 64 and 16 in every head.
+    private func checkParts(_ source: some TensorSource, size: Int, bits: Int) throws {
         let whole = QuantizedModelTests.wideHeads
-        let source = DummyWeights(specifications: whole.tensorSpecifications, seed: 5)
         let folder = try ConvertedFolder(whole, from: source, original: nil, bits: bits)
         var named = whole
         named.name = "converted"
@@ -61,6 +57,21 @@ import Testing
             ) { _, _ in }
             expectEqual(try folder.weights(shard), expected)
         }
+    }
+
+    private static let random = DummyWeights(
+        specifications: QuantizedModelTests.wideHeads.tensorSpecifications, seed: 5)
+
+    @Test(arguments: [1, 2, 3, 4], [4, 8])
+    func `processes read their parts of a converted folder as they would quantize them`(size: Int, bits: Int)
+        throws
+    {
+        try checkParts(StoredInRows(source: Self.random), size: size, bits: bits)
+    }
+
+    @Test(arguments: [1, 2, 3, 4], [4, 8])
+    func `processes make their parts of random tiles as they are converted`(size: Int, bits: Int) throws {
+        try checkParts(Self.random, size: size, bits: bits)
     }
 
     @Test(arguments: cases, [2, 3])

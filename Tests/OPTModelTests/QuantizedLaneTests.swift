@@ -49,18 +49,24 @@ private enum QuantizedPlacement {
     }
 
     /// Heads of 80, whose groups are of 64 and 16.
-    static func checkWideHeads(split: Int, bits: Int, isConverted: Bool = false, context: Context?) throws {
+    static func checkWideHeads(split: Int, bits: Int, _ storage: Storage, context: Context?) throws {
         let configuration = QuantizedModelTests.wideHeads
-        let source = DummyWeights(specifications: configuration.tensorSpecifications, seed: 3)
+        let random = DummyWeights(specifications: configuration.tensorSpecifications, seed: 3)
+        let source = StoredInRows(source: random)
         let prompts: [[Int32]] = [Array(2..<60), [2, 5], Array(100..<140)]
-        if isConverted {
+        switch storage {
+        case .rows:
+            try check(configuration, source, prompts, split: split, bits: bits, context: context)
+        case .randomTiles:
+            try check(configuration, random, prompts, split: split, bits: bits, context: context)
+        case .converted:
             let folder = try ConvertedFolder(configuration, from: source, original: nil, bits: bits)
             try check(
                 folder.configuration, folder.source, prompts, split: split, bits: bits, context: context)
-        } else {
-            try check(configuration, source, prompts, split: split, bits: bits, context: context)
         }
     }
+
+    enum Storage { case rows, randomTiles, converted }
 }
 
 extension EmulatedGPUTests {
@@ -79,7 +85,8 @@ extension EmulatedGPUTests {
         func `heads of 80 go the same ways`(split: Int) throws {
             EmulatedGPU.isConcurrent = true
             defer { EmulatedGPU.isConcurrent = false }
-            try QuantizedPlacement.checkWideHeads(split: split, bits: 4, context: EmulatedGPU.context())
+            try QuantizedPlacement.checkWideHeads(
+                split: split, bits: 4, .rows, context: EmulatedGPU.context())
         }
 
         @Test(arguments: 0..<QuantizedPlacement.splits.count)
@@ -87,7 +94,15 @@ extension EmulatedGPUTests {
             EmulatedGPU.isConcurrent = true
             defer { EmulatedGPU.isConcurrent = false }
             try QuantizedPlacement.checkWideHeads(
-                split: split, bits: split % 2 == 0 ? 8 : 4, isConverted: true, context: EmulatedGPU.context())
+                split: split, bits: split % 2 == 0 ? 8 : 4, .converted, context: EmulatedGPU.context())
+        }
+
+        @Test(arguments: 0..<QuantizedPlacement.splits.count)
+        func `random tiles go the same ways`(split: Int) throws {
+            EmulatedGPU.isConcurrent = true
+            defer { EmulatedGPU.isConcurrent = false }
+            try QuantizedPlacement.checkWideHeads(
+                split: split, bits: split % 2 == 0 ? 4 : 8, .randomTiles, context: EmulatedGPU.context())
         }
     }
 }
@@ -103,7 +118,9 @@ extension EmulatedGPUTests {
 
     @Test(arguments: 0..<QuantizedPlacement.splits.count, [4, 8])
     func `heads of 80 go the same ways`(split: Int, bits: Int) throws {
-        try QuantizedPlacement.checkWideHeads(split: split, bits: bits, context: nil)
+        for storage in [QuantizedPlacement.Storage.rows, .randomTiles] {
+            try QuantizedPlacement.checkWideHeads(split: split, bits: bits, storage, context: nil)
+        }
     }
 
     /// For every kernel: layers, heads, hidden size.

@@ -120,7 +120,8 @@ struct RoundedWeights<Source: TensorSource>: TensorSource {
 
     @Test(arguments: [4, 8]) func `groups do not cross heads of 80`(bits: Int) throws {
         let configuration = Self.wideHeads
-        let source = DummyWeights(specifications: configuration.tensorSpecifications, seed: 3)
+        let source = StoredInRows(
+            source: DummyWeights(specifications: configuration.tensorSpecifications, seed: 3))
         let prompts: [[Int32]] = [Array(2..<60), [2, 5], Array(100..<140)]
         try check(configuration, source, prompts, bits: bits, TANDEM_AVX2)
     }

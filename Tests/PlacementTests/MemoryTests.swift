@@ -118,6 +118,29 @@ struct MemoryTests {
         #expect(throws: PlacementError.self) { try budget.check(placement, working) }
     }
 
+    @Test func `sizes are written in GiB, below one in MiB`() {
+        let sizes: [(Int, String)] = [
+            (0, "0.0 MiB"), (25 << 20, "25.0 MiB"), (1023 << 20, "1023.0 MiB"), (1 << 30, "1.00 GiB"),
+            (13_261_000_000, "12.35 GiB"),
+        ]
+        for (byteCount, text) in sizes { #expect(byteCount.byteSize() == text) }
+        #expect((1 << 20 + 1).byteSize(rounding: .up) == "1.1 MiB")
+        #expect((2 << 20 - 1).byteSize(rounding: .down) == "1.9 MiB")
+        #expect((1 << 20 + 1 << 14).byteSize(decimals: 3) == "1.02 MiB")
+        #expect((5 << 28).byteSize(decimals: 3) == "1.250 GiB")
+    }
+
+    @Test func `what a small model needs is said in MiB, all of it`() throws {
+        let budget = MemoryBudget(gpuByteCount: 100 << 20, cpuByteCount: 0, diskByteCount: 0)
+        let error = placementError {
+            try budget.check(Placement(.opt125M, try .alike(100, 0)), WorkingMemory())
+        }
+        #expect(
+            error?.reason
+                == "the model does not fit: the GPU needs 239.2 MiB (position table 3.0, token table 73.6, "
+                + "self-attention 54.0, MLP 108.0, biases and norms 0.5) and has 100.0 MiB free")
+    }
+
     @Test func `the error says what is needed and free, and what would fit`() throws {
         let budget = MemoryBudget(gpuByteCount: 10 << 30, cpuByteCount: 64 << 30, diskByteCount: 0)
         let error = placementError { try budget.check(Placement(.opt6_7B, try .alike(100, 0)), working) }
@@ -134,6 +157,8 @@ struct MemoryTests {
         let two = placementError { try both.check(Placement(.opt6_7B, try .alike(50, 50)), working) }
         #expect(two?.description.contains("GiB free; CPU memory needs 6.20 GiB (") == true)
         #expect(two?.description.contains("(position table 0.01, token table 0.19,") == true)
+        #expect(two?.reason.contains("; CPU memory needs") == true)
+        #expect(two?.reason.contains("would fit") == false && two?.advice?.hasSuffix(" would fit") == true)
         try expectLargest(two, both)
 
         let tiny = MemoryBudget(gpuByteCount: 5 << 30, cpuByteCount: 2 << 30, diskByteCount: 0)

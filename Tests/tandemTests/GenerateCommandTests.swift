@@ -87,7 +87,7 @@ struct GenerateCommandTests {
             (["bench", "--model", "facebook/opt-125m", "--prompt-len", "3000"], 1, "positions"),
             (["bench", "--model", "opt-7b"], 1, "opt-7b"),
             (["bench", "--model", "facebook/opt-175b", "--device", "cpu"], 1, "GiB are free"),
-            (["bench", "--device", "cpu", "--cpu-memory", "100MiB"], 1, "0.10 GiB may be used"),
+            (["bench", "--device", "cpu", "--cpu-memory", "100MiB"], 1, "100.0 MiB may be used"),
             (["bench", "--cpu-memory", "100parsecs"], 64, "'100parsecs' is invalid"),
             (["fly"], 64, "fly"),
         ])

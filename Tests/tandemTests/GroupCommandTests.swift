@@ -69,7 +69,10 @@ import Testing
         #expect(lines.count { $0.hasPrefix("all-reduces: ") && $0.contains(" ms a token") } == 1)
         for rank in 0..<4 {
             let line = "rank \(rank) of 4, local rank \(rank) on "
-            #expect(lines.count { $0.hasPrefix(line) && $0.contains("peak CPU memory: 0.") } == 1)
+            let reports = lines.filter { $0.hasPrefix(line) }
+            #expect(reports.count == 1)
+            #expect(reports.first?.contains(" MiB   peak CPU memory: ") == true, "\(reports)")
+            #expect(reports.first?.contains("unknown") == false, "\(reports)")
             #expect(result.errors.split(separator: "\n").count { $0.hasPrefix(line) } == 1)
         }
     }

@@ -1,0 +1,26 @@
+import CPUKernels
+import Checkpoints
+import SystemPackage
+import TensorCore
+
+/// A source that holds no tiles, as a checkpoint: of random weights too, what is quantized are then its elements.
+struct StoredInRows<Source: TensorSource>: TensorSource {
+    let source: Source
+
+    var origin: String { source.origin }
+    func specification(of name: String) -> TensorSpecification? { source.specification(of: name) }
+    func location(of name: String) -> FilePath { source.location(of: name) }
+
+    func read(
+        _ block: TensorBlock, into destination: UnsafeMutablePointer<UInt16>, stride: Int, transposed: Bool,
+        kernels: UnsafePointer<tandem_cpu_kernels>
+    ) throws(CheckpointError) {
+        try source.read(block, into: destination, stride: stride, transposed: transposed, kernels: kernels)
+    }
+
+    func readVector(_ name: String, elements: Range<Int>, into destination: UnsafeMutablePointer<Float>)
+        throws(CheckpointError)
+    {
+        try source.readVector(name, elements: elements, into: destination)
+    }
+}
