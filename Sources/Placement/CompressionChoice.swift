@@ -21,6 +21,11 @@ public struct CompressionChoice: Sendable, Hashable {
         public var stepSeconds: Double? {
             if case .seconds(let seconds) = prediction { seconds } else { nil }
         }
+
+        /// Of two that are as fast, the one with more bits comes first.
+        fileprivate var rank: (Double, Int, Int) {
+            (stepSeconds ?? .infinity, -form.weightBits, -form.cacheBits)
+        }
     }
 
     /// The highest loss that is taken: 0.01 for 1 %.
@@ -30,18 +35,10 @@ public struct CompressionChoice: Sendable, Hashable {
 
     public init(_ predictions: [(form: CompressionForm, prediction: Prediction)], maximumLoss: Double) {
         self.maximumLoss = maximumLoss
-        let all = predictions.map {
+        candidates = predictions.map {
             Candidate(
                 form: $0.form, prediction: $0.prediction, loss: $0.form == .fp16 ? PerplexityLoss.none : nil)
-        }
-        // Of two that are as fast, the one with more bits.
-        let possible = all.compactMap { candidate in
-            candidate.stepSeconds.map {
-                (candidate, rank: ($0, -candidate.form.weightBits, -candidate.form.cacheBits))
-            }
-        }
-        candidates =
-            possible.sorted { $0.rank < $1.rank }.map(\.0) + all.filter { $0.stepSeconds == nil }
+        }.sorted { $0.rank < $1.rank }
     }
 
     /// The form whose loss must be known next; nil where the choice is made, or there is none.
