@@ -108,15 +108,6 @@ __device__ __forceinline__ void synchronize() {
   asm volatile("bar.sync 1, %0;" ::"n"(THREADS) : "memory");
 }
 
-/// Which stage is next, and how often the ring has gone round.
-template <int STAGES>
-struct Place {
-  uint32_t stage = 0, parity = 0;
-  __device__ __forceinline__ void advance() {
-    if (++stage == STAGES) stage = 0, parity ^= 1;
-  }
-};
-
 }  // namespace ring
 
 #endif

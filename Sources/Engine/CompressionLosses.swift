@@ -106,13 +106,11 @@ struct CompressionLosses {
                 + "\(windows.tokenCount) tokens, which is done once")
         let scorer = try await engine.makeScorer(windowLength: windows.length)
         var values: [Float] = []
-        for index in 0..<windows.count {
-            for pass in windows.passes(of: windows[index], rowCount: scorer.rowCapacity) {
-                try Task.checkCancellation()
-                values = try await scorer.run(pass, of: tokens, into: values) { values, logits, token in
-                    logits.withUnsafeBufferPointer {
-                        values.append(Float(LogNormalizer($0).negativeLogLikelihood(of: token, by: $0)))
-                    }
+        for pass in windows.passes(rowCount: scorer.rowCapacity) {
+            try Task.checkCancellation()
+            values = try await scorer.run(pass, of: tokens, into: values) { values, logits, token in
+                logits.withUnsafeBufferPointer {
+                    values.append(Float(LogNormalizer($0).negativeLogLikelihood(of: token, by: $0)))
                 }
             }
         }

@@ -12,14 +12,12 @@ extension Engine {
         try check(tokens, windows)
         let scorer = try await makeScorer(windowLength: windows.length)
         var perplexity = Perplexity()
-        for index in 0..<windows.count {
-            for pass in windows.passes(of: windows[index], rowCount: scorer.rowCapacity) {
-                if Task.isCancelled { return perplexity }
-                perplexity = try await scorer.run(pass, of: tokens, into: perplexity) {
-                    $0.add($1, token: $2)
-                }
-                progress(perplexity)
+        for pass in windows.passes(rowCount: scorer.rowCapacity) {
+            if Task.isCancelled { return perplexity }
+            perplexity = try await scorer.run(pass, of: tokens, into: perplexity) {
+                $0.add($1, token: $2)
             }
+            progress(perplexity)
         }
         return perplexity
     }
@@ -67,20 +65,18 @@ extension TextScorer {
         let rowCount = min(reference.rowCapacity, rowCapacity)
         let rows = HeldRows(rowCount: rowCount, width: engine.configuration.vocabularySize)
         var comparison = PerplexityComparison()
-        for index in 0..<windows.count {
-            for pass in windows.passes(of: windows[index], rowCount: rowCount) {
-                if Task.isCancelled { return comparison }
-                _ = try await reference.run(pass, of: tokens, into: 0) { row, logits, _ in
-                    rows.hold(logits, row)
-                    row += 1
-                }
-                comparison = try await run(pass, of: tokens, into: (comparison, 0)) {
-                    total, logits, token in
-                    rows.lend(total.1) { total.0.add(reference: $0, measured: logits, token: token) }
-                    total.1 += 1
-                }.0
-                progress(comparison)
+        for pass in windows.passes(rowCount: rowCount) {
+            if Task.isCancelled { return comparison }
+            _ = try await reference.run(pass, of: tokens, into: 0) { row, logits, _ in
+                rows.hold(logits, row)
+                row += 1
             }
+            comparison = try await run(pass, of: tokens, into: (comparison, 0)) {
+                total, logits, token in
+                rows.lend(total.1) { total.0.add(reference: $0, measured: logits, token: token) }
+                total.1 += 1
+            }.0
+            progress(comparison)
         }
         return comparison
     }

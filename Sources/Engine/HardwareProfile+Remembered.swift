@@ -12,7 +12,7 @@ extension HardwareProfile {
     public static func remembered(
         _ machine: Machine = .current, in file: FilePath? = nil
     ) -> HardwareProfile? {
-        guard let profile = RememberedProfiles(readFrom: file ?? rememberedFile).profiles[machine.key],
+        guard let profile = RememberedProfiles.plausible(in: file ?? rememberedFile).profiles[machine.key],
             profile.machine == machine
         else { return nil }
         return profile
@@ -23,13 +23,9 @@ extension HardwareProfile {
     /// - Throws: where the file cannot be written.
     public func remember(in file: FilePath? = nil) throws {
         let file = file ?? Self.rememberedFile
-        var remembered = RememberedProfiles(readFrom: file)
+        var remembered = RememberedProfiles.plausible(in: file)
         remembered.profiles[machine.key] = self
-        let encoder = JSONEncoder()
-        encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
-        try FileManager.default.createDirectory(
-            atPath: file.removingLastComponent().string, withIntermediateDirectories: true)
-        try encoder.encode(remembered).write(to: URL(filePath: file.string), options: .atomic)
+        try remembered.write(to: file, formatting: .prettyPrinted)
     }
 
     /// The user's file.
@@ -46,18 +42,18 @@ extension HardwareProfile.Machine {
 }
 
 /// The file: a version, and profiles by what they are remembered by.
-private struct RememberedProfiles: Codable {
+private struct RememberedProfiles: RememberedFile {
     var version = Self.currentVersion
     var profiles: [String: HardwareProfile] = [:]
 
-    private static let currentVersion = 1
+    static let currentVersion = 1
 
-    /// None where there is no such file, or it is broken, of another version or of something else. Profiles that cannot
-    /// be true are left out.
-    init(readFrom file: FilePath) {
-        guard let data = try? Data(contentsOf: URL(filePath: file.string)),
-            let read = try? JSONDecoder().decode(Self.self, from: data), read.version == version
-        else { return }
-        profiles = read.profiles.filter { $0.value.isPlausible && $0.value.machine.key == $0.key }
+    /// Without profiles that cannot be true.
+    static func plausible(in file: FilePath) -> Self {
+        var remembered = Self(readFrom: file)
+        remembered.profiles = remembered.profiles.filter {
+            $0.value.isPlausible && $0.value.machine.key == $0.key
+        }
+        return remembered
     }
 }

@@ -28,7 +28,7 @@ struct MeasuredLosses: Codable, Hashable {
 
     /// - Parameter text: nil for the text that was measured last.
     static func remembered(in file: FilePath, model: String, text: String?) -> MeasuredLosses? {
-        RememberedLosses(readFrom: file).measurements.last {
+        RememberedLosses.plausible(in: file).measurements.last {
             $0.model == model && (text ?? $0.text) == $0.text
         }
     }
@@ -38,15 +38,11 @@ struct MeasuredLosses: Codable, Hashable {
     ///
     /// - Throws: where the file cannot be written.
     func remember(in file: FilePath) throws {
-        var remembered = RememberedLosses(readFrom: file)
+        var remembered = RememberedLosses.plausible(in: file)
         remembered.measurements.removeAll { $0.model == model && $0.text == text }
         remembered.measurements.append(self)
         remembered.measurements = remembered.measurements.suffix(Self.mostRemembered)
-        let encoder = JSONEncoder()
-        encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
-        try FileManager.default.createDirectory(
-            atPath: file.removingLastComponent().string, withIntermediateDirectories: true)
-        try encoder.encode(remembered).write(to: URL(filePath: file.string), options: .atomic)
+        try remembered.write(to: file)
     }
 
     var isPlausible: Bool {
@@ -55,20 +51,18 @@ struct MeasuredLosses: Codable, Hashable {
 }
 
 /// The file: a version, and what was measured, the last measurement last.
-private struct RememberedLosses: Codable {
+private struct RememberedLosses: RememberedFile {
     var version = Self.currentVersion
     var measurements: [MeasuredLosses] = []
 
     /// Another one where forms, how they round, or windows change.
-    private static let currentVersion = 1
+    static let currentVersion = 1
 
-    /// None where there is no such file, or it is broken, of another version or of something else. Measurements that cannot
-    /// be true are left out.
-    init(readFrom file: FilePath) {
-        guard let data = try? Data(contentsOf: URL(filePath: file.string)),
-            let read = try? JSONDecoder().decode(Self.self, from: data), read.version == version
-        else { return }
-        measurements = read.measurements.filter(\.isPlausible)
+    /// Without measurements that cannot be true.
+    static func plausible(in file: FilePath) -> Self {
+        var remembered = Self(readFrom: file)
+        remembered.measurements.removeAll { !$0.isPlausible }
+        return remembered
     }
 }
 

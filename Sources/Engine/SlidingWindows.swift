@@ -98,4 +98,9 @@ public struct SlidingWindows: Sendable, Hashable {
                 scored: first..<end)
         }
     }
+
+    /// The parts of all windows, one behind the other.
+    public func passes(rowCount: Int) -> some Sequence<Pass> {
+        (0..<count).lazy.flatMap { passes(of: self[$0], rowCount: rowCount) }
+    }
 }

@@ -139,36 +139,53 @@ extension GPUOperationCase {
             case (true, true): .gemmTransposedToResidual
             }
         return GPUOperationCase(operation: operation, sizes: product.text) { workbench in
-            let (rows, inputs, outputs) = (product.rows, product.inputs, product.outputs)
             var data = ProductData(product, &workbench.random, isTransposed: isTransposed)
-            let stride = toResidual ? outputs : outputs + 8
-            let y: UInt64
-            if toResidual {
-                data.activation = 0
-                let initial = workbench.random.floats(rows * outputs)
-                data.initial = initial
-                y = try workbench.upload(initial)
-            } else {
-                y = try workbench.reserve(rows * stride, of: Float16.self)
-            }
-            let judged = data
+            let destination = try ManyRowsDestination(&data, toResidual: toResidual, workbench)
             let arguments = tandem_gpu_gemm(
                 x: try workbench.upload(data.x), weights: try workbench.upload(data.weights),
-                bias: try data.bias.map(workbench.upload) ?? 0, y: toResidual ? 0 : y,
-                residual: toResidual ? y : 0, x_stride: UInt32(data.xStride),
-                y_stride: toResidual ? 0 : UInt32(stride), rows: UInt32(rows), inputs: UInt32(inputs),
-                outputs: UInt32(outputs), activation: data.activation, transposed: isTransposed ? 1 : 0)
+                bias: try data.bias.map(workbench.upload) ?? 0, y: destination.y,
+                residual: destination.residual, x_stride: UInt32(data.xStride),
+                y_stride: destination.yStride, rows: UInt32(data.rows), inputs: UInt32(data.inputs),
+                outputs: UInt32(data.outputs), activation: data.activation, transposed: isTransposed ? 1 : 0)
+            let judged = data
             return Trial {
                 try workbench.kernels.gemm(arguments, on: workbench.stream)
             } judge: {
-                if toResidual {
-                    return judged.judge(
-                        try workbench.download(y, rows * stride, of: Float.self), stride: stride)
-                }
-                return judged.judge(
-                    try workbench.download(y, rows * stride, of: Float16.self), stride: stride)
+                try destination.judge(judged, workbench)
             }
         }
+    }
+}
+
+/// Where a product of many rows goes: onto a residual stream, or to fp16 with room between the rows.
+struct ManyRowsDestination {
+    private let address: UInt64
+    private let stride: Int
+    private let toResidual: Bool
+
+    /// A residual stream's product has no activation, and something to add to.
+    init(_ data: inout ProductData, toResidual: Bool, _ workbench: GPUWorkbench) throws {
+        self.toResidual = toResidual
+        stride = toResidual ? data.outputs : data.outputs + 8
+        if toResidual {
+            data.activation = 0
+            let initial = workbench.random.floats(data.rows * data.outputs)
+            data.initial = initial
+            address = try workbench.upload(initial)
+        } else {
+            address = try workbench.reserve(data.rows * stride, of: Float16.self)
+        }
+    }
+
+    var y: UInt64 { toResidual ? 0 : address }
+    var residual: UInt64 { toResidual ? address : 0 }
+    var yStride: UInt32 { toResidual ? 0 : UInt32(stride) }
+
+    func judge(_ data: ProductData, _ workbench: GPUWorkbench) throws -> Deviation {
+        let count = data.rows * stride
+        return toResidual
+            ? data.judge(try workbench.download(address, count, of: Float.self), stride: stride)
+            : data.judge(try workbench.download(address, count, of: Float16.self), stride: stride)
     }
 }
 

@@ -195,36 +195,21 @@ extension GPUOperationCase {
         let operation: GPUOperation = toResidual ? .gemmQuantizedToResidual : .gemmQuantized
         let sizes = quantized.text + (order == .byInputs ? ", by inputs" : "")
         return GPUOperationCase(operation: operation, sizes: sizes) { workbench in
-            let (rows, inputs, outputs) = (product.rows, product.inputs, product.outputs)
             let tiles = quantized.tiles(order)
             var data = ProductData(product, &workbench.random, tiles: tiles)
-            let stride = toResidual ? outputs : outputs + 8
-            let y: UInt64
-            if toResidual {
-                data.activation = 0
-                let initial = workbench.random.floats(rows * outputs)
-                data.initial = initial
-                y = try workbench.upload(initial)
-            } else {
-                y = try workbench.reserve(rows * stride, of: Float16.self)
-            }
-            let judged = data
+            let destination = try ManyRowsDestination(&data, toResidual: toResidual, workbench)
             let arguments = tandem_gpu_gemm_quantized(
                 x: try workbench.upload(data.x), tiles: try workbench.upload(tiles.bytes),
-                bias: try data.bias.map(workbench.upload) ?? 0, y: toResidual ? 0 : y,
-                residual: toResidual ? y : 0, x_stride: UInt32(data.xStride),
-                y_stride: toResidual ? 0 : UInt32(stride), rows: UInt32(rows), inputs: UInt32(inputs),
-                outputs: UInt32(outputs), bits: UInt32(quantized.bits), period: UInt32(quantized.period),
+                bias: try data.bias.map(workbench.upload) ?? 0, y: destination.y,
+                residual: destination.residual, x_stride: UInt32(data.xStride),
+                y_stride: destination.yStride, rows: UInt32(data.rows), inputs: UInt32(data.inputs),
+                outputs: UInt32(data.outputs), bits: UInt32(quantized.bits), period: UInt32(quantized.period),
                 by_inputs: order == .byInputs ? 1 : 0, activation: data.activation)
+            let judged = data
             return Trial {
                 try workbench.kernels.gemmQuantized(arguments, on: workbench.stream)
             } judge: {
-                if toResidual {
-                    return judged.judge(
-                        try workbench.download(y, rows * stride, of: Float.self), stride: stride)
-                }
-                return judged.judge(
-                    try workbench.download(y, rows * stride, of: Float16.self), stride: stride)
+                try destination.judge(judged, workbench)
             }
         }
     }

@@ -9,20 +9,9 @@ import Testing
 @testable import OPTModel
 
 /// A source whose keys have another bias: what stands there, and `amount` with alternating signs.
-private struct OtherKeyBiases<Source: TensorSource>: TensorSource {
+private struct OtherKeyBiases<Source: TensorSource>: WrappingSource {
     let source: Source
     let amount: Float
-
-    var origin: String { source.origin }
-    func specification(of name: String) -> TensorSpecification? { source.specification(of: name) }
-    func location(of name: String) -> FilePath { source.location(of: name) }
-
-    func read(
-        _ block: TensorBlock, into destination: UnsafeMutablePointer<UInt16>, stride: Int, transposed: Bool,
-        kernels: UnsafePointer<tandem_cpu_kernels>
-    ) throws(CheckpointError) {
-        try source.read(block, into: destination, stride: stride, transposed: transposed, kernels: kernels)
-    }
 
     func readVector(_ name: String, elements: Range<Int>, into destination: UnsafeMutablePointer<Float>)
         throws(CheckpointError)

@@ -9,19 +9,9 @@ import Testing
 @testable import OPTModel
 
 /// A source whose layers' matrices are rounded as quantizing rounds them, in fp16: what a quantized model computes with.
-struct RoundedWeights<Source: TensorSource>: TensorSource {
+struct RoundedWeights<Source: TensorSource>: WrappingSource {
     let source: Source
     let configuration: OPTConfiguration
-
-    var origin: String { source.origin }
-    func specification(of name: String) -> TensorSpecification? { source.specification(of: name) }
-    func location(of name: String) -> FilePath { source.location(of: name) }
-
-    func readVector(_ name: String, elements: Range<Int>, into destination: UnsafeMutablePointer<Float>)
-        throws(CheckpointError)
-    {
-        try source.readVector(name, elements: elements, into: destination)
-    }
 
     func read(
         _ block: TensorBlock, into destination: UnsafeMutablePointer<UInt16>, stride: Int, transposed: Bool,
@@ -185,15 +175,9 @@ struct RoundedWeights<Source: TensorSource>: TensorSource {
     }
 
     /// A source with an infinity in one of its matrices.
-    struct Infinite: TensorSource {
+    struct Infinite: WrappingSource {
         let source: DummyWeights
         let tensor: String
-        var origin: String { source.origin }
-        func specification(of name: String) -> TensorSpecification? { source.specification(of: name) }
-        func location(of name: String) -> FilePath { source.location(of: name) }
-        func readVector(
-            _ name: String, elements: Range<Int>, into destination: UnsafeMutablePointer<Float>
-        ) throws(CheckpointError) { try source.readVector(name, elements: elements, into: destination) }
         func read(
             _ block: TensorBlock, into destination: UnsafeMutablePointer<UInt16>, stride: Int,
             transposed: Bool, kernels: UnsafePointer<tandem_cpu_kernels>

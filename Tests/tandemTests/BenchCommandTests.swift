@@ -134,20 +134,8 @@ struct BenchCommandTests {
         #expect(refused.status != 0)
         #expect(refused.errors.contains("run tandem doctor once"), "\(refused.errors)")
 
-        let machine = HardwareProfile.Machine.current
-        let gpu = machine.gpuName.map {
-            HardwareProfile.GPU(
-                name: $0, memoryByteCount: 1, multiprocessorCount: 1, driverVersion: nil,
-                rates: .init(memoryRead: 1e12, upload: 1e9, download: 1e9))
-        }
-        let profile = HardwareProfile(
-            gpu: gpu,
-            processor: .init(
-                name: machine.processorName, coreCount: machine.coreCount, instructionSet: "avx2",
-                memoryReadBytesPerSecond: 123e9), diskReadBytesPerSecond: nil,
-            together: gpu.map { _ in .init(memoryReadBytesPerSecond: 1e9, uploadBytesPerSecond: 1e9) },
-            date: "2026-01-02T03:04:05Z")
-        try profile.remember(in: FilePath(folder.path).appending("tandem/hardware-profile.json"))
+        let profile = try HardwareProfile.rememberMadeUp(
+            memoryReadBytesPerSecond: 123e9, in: FilePath(folder.path))
         let result = try run()
         #expect(result.status == 0, "\(result.errors)")
         let report = try JSONDecoder().decode(RememberedReport.self, from: Data(result.output.utf8))

@@ -13,20 +13,8 @@ struct CompressionCommandTests {
 
         init() throws {
             folder = try TemporaryFolder()
-            let machine = HardwareProfile.Machine.current
-            let gpu = machine.gpuName.map {
-                HardwareProfile.GPU(
-                    name: $0, memoryByteCount: 1 << 34, multiprocessorCount: 1, driverVersion: nil,
-                    rates: .init(memoryRead: 1e12, upload: 1e9, download: 1e9))
-            }
-            let profile = HardwareProfile(
-                gpu: gpu,
-                processor: .init(
-                    name: machine.processorName, coreCount: machine.coreCount, instructionSet: "avx2",
-                    memoryReadBytesPerSecond: 2e10), diskReadBytesPerSecond: nil,
-                together: gpu.map { _ in .init(memoryReadBytesPerSecond: 1e9, uploadBytesPerSecond: 1e9) },
-                date: "2026-01-02T03:04:05Z")
-            try profile.remember(in: FilePath(folder.url.path).appending("tandem/hardware-profile.json"))
+            try HardwareProfile.rememberMadeUp(
+                memoryReadBytesPerSecond: 2e10, in: FilePath(folder.url.path))
         }
 
         func run(_ arguments: [String]) throws -> Program.Result {

@@ -3,10 +3,13 @@ import Checkpoints
 import SystemPackage
 import TensorCore
 
-/// A source that holds no tiles, as a checkpoint: of random weights too, what is quantized are then its elements.
-struct StoredInRows<Source: TensorSource>: TensorSource {
-    let source: Source
+/// A source in front of another one, which has what it does not change. As a checkpoint it holds no tiles.
+protocol WrappingSource: TensorSource {
+    associatedtype Source: TensorSource
+    var source: Source { get }
+}
 
+extension WrappingSource {
     var origin: String { source.origin }
     func specification(of name: String) -> TensorSpecification? { source.specification(of: name) }
     func location(of name: String) -> FilePath { source.location(of: name) }
@@ -23,4 +26,9 @@ struct StoredInRows<Source: TensorSource>: TensorSource {
     {
         try source.readVector(name, elements: elements, into: destination)
     }
+}
+
+/// Of random weights too, what is quantized are then their elements.
+struct StoredInRows<Source: TensorSource>: WrappingSource {
+    let source: Source
 }
