@@ -584,18 +584,6 @@ __device__ __forceinline__ void normalize(const tandem_gpu_decode &a, const Bloc
 
 // MARK: Products
 
-// A group of x as the second operands of a tile's products: lanes of g = 0 have the only row, the others read
-// zeros from `at` on.
-struct Group {
-  uint4 x[2];
-  float sum;
-
-  __device__ __forceinline__ Group(const uint8_t *at, const float *sum) : sum(*sum) {
-    x[0] = *reinterpret_cast<const uint4 *>(at);
-    x[1] = *reinterpret_cast<const uint4 *>(at + 64);
-  }
-};
-
 // As bits of a half a code of up to 10 bits is the number code * 2^-24, which the tensor cores take exactly.
 constexpr float ONE = 16777216.0f, SIXTEENTH = ONE / 16;
 
@@ -612,39 +600,79 @@ __device__ __forceinline__ void split_codes(uint32_t ones[2], uint32_t word) {
   ones[0] = __byte_perm(word, 0, 0x4240), ones[1] = __byte_perm(word, 0, 0x4341);
 }
 
-// sums[0], sums[1] += of outputs g and g + 8 a tile of 64 inputs in shared memory times x, in lanes of t = 0.
+// A stage of quantized weights is eight tiles. The tensor cores multiply each of them by eight columns of x,
+// of which column i has what tile i is to be multiplied by: a group's 64 elements, of which lane (g, t) has
+// those of column g. What counts of the products of tile i is column i, which lanes of t = i / 2 have; so
+// every lane keeps the sums of two tiles, 2t and 2t + 1, and applies two groups' scales and minimums to them.
 template <int BITS>
-__device__ __forceinline__ void multiply_tile(float sums[2], const uint8_t *tile, const Group &group,
-                                              uint32_t lane) {
-  const uint32_t g = lane / 4, t = lane % 4;
-  const __half2 scales = *reinterpret_cast<const __half2 *>(tile + 128 * BITS + 4 * g);
-  const __half2 minimums = *reinterpret_cast<const __half2 *>(tile + 128 * BITS + 32 + 4 * g);
-  float products[2][4] = {};
+struct StageProducts {
+  static constexpr int CHAINS = BITS == 4 ? 2 : 1;  // of codes, and of those that are 16 times as much
+  float chains[CHAINS][2][2];                       // [tile 2t or 2t + 1][output g or g + 8]
+
+  // `x` is where the group of column g begins; tile i is `place(i)` tiles behind the stage's beginning.
+  template <typename Place>
+  __device__ __forceinline__ StageProducts(const uint8_t *stage, const uint8_t *x, uint32_t lane,
+                                           Place place) {
+    const uint32_t g = lane / 4, t = lane % 4;
+    uint4 of_x[2];
 #pragma unroll
-  for (int half = 0; half < 2; half++) {
-    uint32_t first[2][2], second[2][2];  // [output][pair]
-    if constexpr (BITS == 4) {
-      const uint2 codes = *reinterpret_cast<const uint2 *>(tile + 64 * (4 * half + t) + 8 * g);
-      split_codes(first[0], second[0], codes.x);
-      split_codes(first[1], second[1], codes.y);
-    } else {
-      const uint2 *codes = reinterpret_cast<const uint2 *>(tile + 64 * (8 * half + 2 * t) + 8 * g);
-      split_codes(first[0], codes[0].x);
-      split_codes(first[1], codes[0].y);
-      split_codes(second[0], codes[8].x);
-      split_codes(second[1], codes[8].y);
+    for (int half = 0; half < 2; half++) {
+      of_x[half] = *reinterpret_cast<const uint4 *>(x + 64 * half + 16 * t);
     }
-    const uint32_t low[4] = {first[0][0], first[1][0], first[0][1], first[1][1]};
-    const uint32_t high[4] = {second[0][0], second[1][0], second[0][1], second[1][1]};
-    multiply_add_16x8x16(products[0], low, group.x[half].x, group.x[half].y);
-    multiply_add_16x8x16(products[1], high, group.x[half].z, group.x[half].w);
+#pragma unroll
+    for (uint32_t pair = 0; pair < 4; pair++) {
+#pragma unroll
+      for (int n = 0; n < 2; n++) {
+        const uint8_t *tile = stage + place(2 * pair + n) * Stage<BITS>::TILE_BYTES + 8 * g;
+        float products[CHAINS][4] = {};
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+          uint32_t first[2][2], second[2][2];  // [output][two inputs]
+          if constexpr (BITS == 4) {
+            const uint2 codes = *reinterpret_cast<const uint2 *>(tile + 64 * (4 * half + t));
+            split_codes(first[0], second[0], codes.x);
+            split_codes(first[1], second[1], codes.y);
+          } else {
+            const uint2 *codes = reinterpret_cast<const uint2 *>(tile + 64 * (8 * half + 2 * t));
+            split_codes(first[0], codes[0].x);
+            split_codes(first[1], codes[0].y);
+            split_codes(second[0], codes[8].x);
+            split_codes(second[1], codes[8].y);
+          }
+          const uint32_t low[4] = {first[0][0], first[1][0], first[0][1], first[1][1]};
+          const uint32_t high[4] = {second[0][0], second[1][0], second[0][1], second[1][1]};
+          multiply_add_16x8x16(products[0], low, of_x[half].x, of_x[half].y);
+          multiply_add_16x8x16(products[CHAINS - 1], high, of_x[half].z, of_x[half].w);
+        }
+#pragma unroll
+        for (int chain = 0; chain < CHAINS; chain++) {
+#pragma unroll
+          for (int output = 0; output < 2; output++) {
+            float &sum = chains[chain][n][output];
+            const float product = products[chain][2 * output + n];
+            sum = pair == 0 || t == pair ? product : sum;
+          }
+        }
+      }
+    }
   }
-  constexpr float OF_HIGH = BITS == 4 ? SIXTEENTH : ONE;
-  const float low = products[0][0] * ONE + products[1][0] * OF_HIGH;
-  const float high = products[0][2] * ONE + products[1][2] * OF_HIGH;
-  sums[0] += __low2float(scales) * low + __low2float(minimums) * group.sum;
-  sums[1] += __high2float(scales) * high + __high2float(minimums) * group.sum;
-}
+
+  // sums[output] += what tile 2t + n of the two gives, of which `tile` is the beginning.
+  __device__ __forceinline__ void add(float sums[2], int n, const uint8_t *tile, float sum_of_x,
+                                      uint32_t lane) const {
+    const uint32_t *words = reinterpret_cast<const uint32_t *>(tile + 128 * BITS) + lane / 4;
+    const float2 scales = __half22float2(quantized::halves(words[0]));
+    const float2 minimums = __half22float2(quantized::halves(words[8]));
+    float products[2];
+#pragma unroll
+    for (int output = 0; output < 2; output++) {
+      products[output] = chains[0][n][output] * ONE;
+      if constexpr (CHAINS == 2) products[output] += chains[1][n][output] * SIXTEENTH;
+    }
+    sums[0] += scales.x * products[0] + minimums.x * sum_of_x;
+    sums[1] += scales.y * products[1] + minimums.y * sum_of_x;
+  }
+};
 
 // y[o] = activation(bias[o] + sum over i of x[i] * W[o, i]) for this block's outputs, two at a time to
 // `store`; x is in shared memory. The warps take stages in turn, 16 outputs x 512 inputs each, so that those
@@ -658,8 +686,6 @@ __device__ __forceinline__ void linear(const tandem_gpu_decode &a, const Block &
   const uint32_t weights_at = (matrix % 2 * 8 + eighth) * 128;
   // The tensor cores take eight rows of x; all but the first are zeros.
   const uint32_t x_at = eighth == 0 ? b.x + 16 * matrix : b.zero, x_step = eighth == 0 ? 64 : 0;
-  const uint8_t *groups_at = b.shared + (b.lane < 4 ? X_AT + 16 * b.lane : ZEROS_AT);  // where lanes' x begin
-  const uint32_t groups_step = b.lane < 4 ? 128 : 0;
   float *sums = reinterpret_cast<float *>(b.shared + SUMS_AT);  // [tile][stage][output]
   const uint32_t most_tiles = SUMS_BYTES / 64 / depth;
   const float2 *biases = as<const float2>(bias);
@@ -696,15 +722,24 @@ __device__ __forceinline__ void linear(const tandem_gpu_decode &a, const Block &
         low = (sum[0][0] + sum[1][0]) + (sum[2][0] + sum[3][0]);
         high = (sum[0][2] + sum[1][2]) + (sum[2][2] + sum[3][2]);
       } else {
-        const uint32_t first_group = k * 8, groups = min(8u, a.hidden / 64 - first_group);
-        const uint8_t *x = groups_at + first_group * groups_step;
+        // A group's 64 inputs are a tile.
+        const uint32_t first_group = k * 8, groups = min(8u, a.hidden / 64 - first_group), t = b.lane % 4;
+        const uint8_t *x = b.shared + X_AT + (first_group + b.lane / 4) * 128;
         const float *group_sums = reinterpret_cast<const float *>(b.shared + GROUP_SUMS_AT) + first_group;
-        float sum[2] = {};
         const uint8_t *stage = b.stages + turns.acquire();
-#pragma unroll 2
-        for (uint32_t n = 0; n < groups; n++) {
-          const Group group(x + n * groups_step, group_sums + n);
-          multiply_tile<BITS>(sum, stage + n * Stage<BITS>::TILE_BYTES, group, b.lane);
+        const StageProducts<BITS> products(stage, x, b.lane, [](uint32_t i) { return i; });
+        float sum[2] = {};
+#pragma unroll
+        for (int n = 0; n < 2; n++) {
+          const uint32_t i = 2 * t + n;
+          if (i < groups) products.add(sum, n, stage + i * Stage<BITS>::TILE_BYTES, group_sums[i], b.lane);
+        }
+#pragma unroll
+        for (int output = 0; output < 2; output++) {
+#pragma unroll
+          for (int distance = 1; distance < 4; distance *= 2) {
+            sum[output] += __shfl_xor_sync(~0u, sum[output], distance);
+          }
         }
         low = sum[0], high = sum[1];
       }
@@ -747,14 +782,12 @@ __device__ __forceinline__ void transposed(const tandem_gpu_decode &a, const Blo
   const uint32_t weights_at = (matrix / 2 * 8 + eighth) * 128;
   const uint32_t x_at = eighth == 0 ? b.x + 16 * matrix : b.zero;
   const uint32_t x_stage = eighth == 0 ? 256 : 0, x_step = eighth == 0 ? 64 : 0;
-  const uint8_t *groups_at = b.shared + (b.lane < 4 ? X_AT + 16 * b.lane : ZEROS_AT);
-  const uint32_t groups_step = b.lane < 4 ? 128 : 0;
   const uint32_t most_stages = b.x_bytes / (2 * INPUTS);
   float *sums = reinterpret_cast<float *>(b.shared + SUMS_AT);  // [warp][output]
   const float *biases = as<const float>(bias);
   float early = 0.0f;
   if (biases) early = biases[min(begin / cut.depth * 64 + threadIdx.x % 64, a.hidden - 1)];
-  float sum[4][4] = {};
+  float sum[4][4] = {}, tile_sums[2] = {};  // the latter of quantized weights
   uint32_t chunk = begin, chunk_end = begin, last = 0;
   for (uint32_t first = begin; first < end; first = last) {
     if (first == chunk_end) {
@@ -790,19 +823,17 @@ __device__ __forceinline__ void transposed(const tandem_gpu_decode &a, const Blo
           }
         }
       } else {
-        const uint32_t groups = min(2u, inputs / 64 - (s - tile * cut.depth) * 2),
-                       first_group = (s - chunk) * 2;
+        // Two groups of 64 inputs, four tiles of outputs each, of which lanes of t have the t-th.
+        const uint32_t groups = min(2u, inputs / 64 - (s - tile * cut.depth) * 2), t = b.lane % 4;
+        const uint32_t first_group = (s - chunk) * 2;
+        const uint8_t *x = b.shared + X_AT + (first_group + b.lane / 4 % 2) * 128;
+        const float *group_sums = reinterpret_cast<const float *>(b.shared + GROUP_SUMS_AT) + first_group;
         const uint8_t *stage = b.stages + turns.acquire();
-#pragma unroll 1
-        for (uint32_t n = 0; n < groups; n++) {
-          const Group group(groups_at + (first_group + n) * groups_step,
-                            reinterpret_cast<const float *>(b.shared + GROUP_SUMS_AT) + first_group + n);
+        const StageProducts<BITS> products(stage, x, b.lane, [](uint32_t i) { return i % 2 * 4 + i / 2; });
 #pragma unroll
-          for (int j = 0; j < 4; j++) {
-            // The sums of outputs g and g + 8 take the places where products of 16 bits have them.
-            float of_tile[2] = {sum[j][0], sum[j][2]};
-            multiply_tile<BITS>(of_tile, stage + (4 * n + j) * Stage<BITS>::TILE_BYTES, group, b.lane);
-            sum[j][0] = of_tile[0], sum[j][2] = of_tile[1];
+        for (int n = 0; n < 2; n++) {
+          if (n < groups) {
+            products.add(tile_sums, n, stage + (4 * n + t) * Stage<BITS>::TILE_BYTES, group_sums[n], b.lane);
           }
         }
       }
@@ -811,13 +842,17 @@ __device__ __forceinline__ void transposed(const tandem_gpu_decode &a, const Blo
     if (last != end && last % cut.depth != 0) continue;
 
     const uint32_t slot = blockIdx.x - cut.first_owner(tile);
+    float *at = sums + b.warp * 64 + b.lane / 4;
+    if constexpr (BITS == 16) {
 #pragma unroll
-    for (int j = 0; j < 4; j++) {
-      if (b.lane % 4 == 0) {
-        float *at = sums + b.warp * 64 + 16 * j + b.lane / 4;
-        at[0] = sum[j][0], at[8] = sum[j][2];
+      for (int j = 0; j < 4; j++) {
+        if (b.lane % 4 == 0) at[16 * j] = sum[j][0], at[16 * j + 8] = sum[j][2];
+        sum[j][0] = sum[j][1] = sum[j][2] = sum[j][3] = 0.0f;
       }
-      sum[j][0] = sum[j][1] = sum[j][2] = sum[j][3] = 0.0f;
+    } else {
+      at += 16 * (b.lane % 4);
+      at[0] = tile_sums[0], at[8] = tile_sums[1];
+      tile_sums[0] = tile_sums[1] = 0.0f;
     }
     synchronize();
     const uint32_t output = tile * 64 + threadIdx.x;
