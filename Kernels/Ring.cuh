@@ -33,6 +33,7 @@ __device__ __forceinline__ void arrive(uint32_t barrier) {
 /// Until the barrier has left the phase of this parity. A copy that never comes ends the kernel, not in a
 /// hang.
 __device__ __forceinline__ void wait(uint32_t barrier, uint32_t parity) {
+#pragma unroll 1
   for (uint32_t attempt = 0; attempt < 1u << 26; attempt++) {
     uint32_t done;
     asm volatile(
@@ -43,6 +44,13 @@ __device__ __forceinline__ void wait(uint32_t barrier, uint32_t parity) {
     if (done) return;
   }
   __trap();
+}
+
+/// Whether this lane is the one of its warp, whose lanes all ask, that is to do something for all.
+__device__ __forceinline__ bool is_elected() {
+  uint32_t elected;
+  asm volatile("{\n .reg .pred p;\n elect.sync _|p, 0xffffffff;\n selp.u32 %0, 1, 0, p;\n}" : "=r"(elected));
+  return elected;
 }
 
 /// Weights are read once a token: they leave the L2 cache first.

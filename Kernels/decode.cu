@@ -5,8 +5,8 @@
 // multiprocessor.
 //
 // Weights do not depend on activations. A warp of each block, the feeder, therefore runs ahead of the others
-// through all operations of the step and keeps a ring of stages in shared memory full, 16 KB each, by the
-// copy engine; the memory never waits for the operations, only the operations for it. The other warps
+// through all operations of the step and keeps a ring of stages in shared memory full, 16 KB each in fp16, by
+// the copy engine; the memory never waits for the operations, only the operations for it. The other warps
 // multiply: they meet the other blocks between operations (five a layer), and what they miss in that time is
 // in the ring when they come back: 190 KB are 5 (H200) to 8 us (H100) of the memory's time.
 //
@@ -15,7 +15,7 @@
 // parts of the same outputs. Their sums stay apart, in slots, until the operation behind reads them together
 // with the residual stream, always in the same order: no result depends on which block is first.
 //
-// Layers' weights of 4 bits (docs/quantization.md) take the same way, in stages of as many weights: tiles
+// Layers' weights of 4 or 8 bits (docs/quantization.md) take the same way, in stages of as many weights: tiles
 // that lie one behind the other. The tensor cores multiply codes, and a group's scale and minimum are applied
 // to its sum.
 
@@ -33,6 +33,9 @@ template <int BITS>
 struct Stage {
   static constexpr uint32_t TILE_BYTES = 128 * BITS + 64;  // 16 outputs x 64 inputs
   static constexpr uint32_t BYTES = BITS == 16 ? TANDEM_GPU_DECODE_STAGE_BYTES : 8 * TILE_BYTES;
+  // Stages that are copied together and lie one behind the other in the ring. Of small ones the feeder could
+  // not start the copies as fast as the memory of an H200 brings them.
+  static constexpr uint32_t UNIT = BITS == 4 ? 3 : 1;
 };
 
 // Shared memory. x is that of an operation, or of some stages of W [inputs, outputs]; what it does not need
@@ -74,11 +77,6 @@ struct Cut {
   __device__ __forceinline__ uint32_t begin(uint32_t block) const {
     return total * min(block, participants) / participants;
   }
-  // `number` counts from a tile's first stage on; few tiles at most, so no division.
-  __device__ __forceinline__ uint32_t stage_of_tile(uint32_t number) const {
-    while (number >= depth) number -= depth;
-    return number;
-  }
   __device__ __forceinline__ uint32_t owner(uint32_t stage) const {
     return ((stage + 1) * participants - 1) / total;
   }
@@ -88,6 +86,55 @@ struct Cut {
   }
 };
 
+// The stages that a block has of a product. A tile is 16 outputs of W [outputs, inputs], 64 of W [inputs,
+// outputs], and has `depth` stages.
+struct Share {
+  uint32_t tile, end_tile;  // that of the first stage, and the one behind that of the last
+  uint32_t k;               // the first stage's place within its tile
+  uint32_t depth, count;
+  // Of W [inputs, outputs]: the place of the block among those that have a part of its first tile. It is the
+  // first one that has a part of its others.
+  uint32_t slot;
+
+  // Of W [outputs, inputs].
+  __device__ __forceinline__ Share(uint32_t inputs, uint32_t outputs) {
+    const uint32_t tiles = (outputs + 15) / 16;
+    tile = tiles * blockIdx.x / gridDim.x;
+    end_tile = tiles * (blockIdx.x + 1) / gridDim.x;
+    k = slot = 0;
+    depth = linear_depth(inputs);
+    count = (end_tile - tile) * depth;
+  }
+  // Of W [inputs, outputs].
+  __device__ __forceinline__ explicit Share(const Cut &cut) {
+    const uint32_t first = cut.begin(blockIdx.x);
+    depth = cut.depth;
+    count = cut.begin(blockIdx.x + 1) - first;
+    tile = first / depth;
+    end_tile = count == 0 ? tile : (first + count - 1) / depth + 1;
+    k = first % depth;
+    slot = count == 0 ? 0 : blockIdx.x - cut.first_owner(tile);
+  }
+};
+
+// `number`, which counts from a tile's first stage on, within its tile; few tiles at most, so no division.
+__device__ __forceinline__ uint32_t stage_of_tile(uint32_t number, uint32_t depth) {
+  while (number >= depth) number -= depth;
+  return number;
+}
+
+// What a block has of the step, the same in all layers. It is found out once and lies in shared memory: a
+// division takes as long as thirty other instructions, and between operations all blocks would wait for it.
+struct Plan {
+  enum Product { QUERIES_KEYS_VALUES, OUTPUT, FC1, FC2, LOGITS, PRODUCTS };
+  Share shares[PRODUCTS];
+  // Of W [inputs, outputs]: how many blocks have a part of each tile of the output projection, and from
+  // hidden / 64 on of fc2; of several ranks, all of theirs.
+  tandem_gpu_decode_tile tiles[2 * TANDEM_GPU_DECODE_HIDDEN / 64];
+  // The block's first part of attention, and how many positions a part has.
+  uint32_t head, part, part_length;
+};
+
 struct Block {
   uint32_t warp, lane, x, zero;
   uint8_t *shared, *stages;
@@ -95,16 +142,19 @@ struct Block {
   // Of the step's row.
   uint32_t position, capacity;
   uint8_t *cache;
+  const Plan *plan;
 };
 
 template <int BITS>
-__device__ __forceinline__ uint32_t stage_count(const Block &b) {
-  return b.ring_bytes / Stage<BITS>::BYTES;
+__device__ __forceinline__ uint32_t unit_count(const Block &b) {
+  return b.ring_bytes / (Stage<BITS>::UNIT * Stage<BITS>::BYTES);
 }
 
-// A warp's way through the ring: stage `number` of an operation is warp (turn + number) % WARPS's.
+// A warp's way through the ring: stage `number` of an operation is warp (turn + number) % WARPS's. An
+// operation begins with a unit.
 template <int BITS>
 struct Turns {
+  static constexpr uint32_t UNIT = Stage<BITS>::UNIT;
   uint32_t warp, lane, full, empty, stages;
   uint32_t stage, parity = 0;  // the warp's next one, and its round's
   bool is_first_round = true;
@@ -114,8 +164,8 @@ struct Turns {
       : warp(b.warp),
         lane(b.lane),
         full(barriers),
-        empty(barriers + 8 * stage_count<BITS>(b)),
-        stages(stage_count<BITS>(b)),
+        empty(barriers + 8 * unit_count<BITS>(b)),
+        stages(unit_count<BITS>(b) * UNIT),
         stage(b.warp) {}
 
   // The first of an operation's stages, from `number` on, that is this warp's.
@@ -124,20 +174,29 @@ struct Turns {
   }
   // Waits until the warp's stage is full, and returns where in the ring it begins.
   //
-  // Another warp had the stage in the round before, and its copy may be late: until that warp has let go of
-  // the stage, the round before that one would be taken for this one.
+  // Other warps had the unit in the round before, and its copy may be late: until they have let go of it, the
+  // round before that one would be taken for this one.
   __device__ __forceinline__ uint32_t acquire() const {
-    if (!is_first_round) ring::wait(empty + 8 * stage, parity ^ 1);
-    ring::wait(full + 8 * stage, parity);
+    const uint32_t unit = stage / UNIT;
+    if (!is_first_round) ring::wait(empty + 8 * unit, parity ^ 1);
+    ring::wait(full + 8 * unit, parity);
     return stage * Stage<BITS>::BYTES;
   }
   __device__ __forceinline__ void release() {
     __syncwarp();
-    if (lane == 0) ring::arrive(empty + 8 * stage);
+    if (lane == 0) ring::arrive(empty + 8 * (stage / UNIT));
     stage += WARPS;
     if (stage >= stages) stage -= stages, parity ^= 1, is_first_round = false;
   }
-  __device__ __forceinline__ void finish(uint32_t stage_count) { turn = (turn + stage_count) % WARPS; }
+  // Behind an operation's stages, of which the last unit may have less than others.
+  __device__ __forceinline__ void finish(uint32_t stage_count) {
+    const uint32_t end = (stage_count + UNIT - 1) / UNIT * UNIT;
+    for (uint32_t number = own(stage_count); UNIT > 1 && number < end; number += WARPS) {
+      acquire();
+      release();
+    }
+    turn = (turn + end) % WARPS;
+  }
 };
 
 // What the heads have together: of one rank among several less than the hidden size.
@@ -146,133 +205,162 @@ __device__ __forceinline__ uint32_t width(const tandem_gpu_decode &a) {
   return HAS_PEERS ? a.heads * DIMENSION : a.hidden;
 }
 
-__device__ __forceinline__ uint32_t tile_begin(uint32_t tiles, uint32_t block) {
-  return tiles * block / gridDim.x;
+// Finds out what the block has, but for what depends on the row. All threads of the block take part.
+template <int DIMENSION, bool HAS_PEERS>
+__device__ __forceinline__ void make_plan(Plan &plan, const tandem_gpu_decode &a,
+                                          const tandem_gpu_decode_rank *rank) {
+  const uint32_t heads_width = width<DIMENSION, HAS_PEERS>(a);
+  const Cut output(heads_width, a.hidden, a.output_participants);
+  const Cut fc2(a.neuron_count, a.hidden, a.fc2_participants);
+  if (threadIdx.x == 0) {
+    plan.shares[Plan::QUERIES_KEYS_VALUES] = Share(a.hidden, 3 * heads_width);
+    plan.shares[Plan::OUTPUT] = Share(output);
+    plan.shares[Plan::FC1] = Share(a.hidden, a.neuron_count);
+    plan.shares[Plan::FC2] = Share(fc2);
+    plan.shares[Plan::LOGITS] = Share(a.hidden, a.vocabulary);
+    plan.head = blockIdx.x / a.attention_parts;
+    plan.part = blockIdx.x % a.attention_parts;
+  }
+  const uint32_t tiles = a.hidden / 64;
+  for (uint32_t i = threadIdx.x; i < 2 * tiles; i += blockDim.x) {
+    if constexpr (HAS_PEERS) {
+      plan.tiles[i] = as<const tandem_gpu_decode_tile>(rank->tiles)[i];
+    } else {
+      const uint32_t slots = i < tiles ? output.slot_count(i) : fc2.slot_count(i - tiles);
+      plan.tiles[i] = {0, uint8_t(slots)};
+    }
+  }
 }
 
 // MARK: The feeder
 
-// The block's stages of one operation of a step, of which there are four a layer, then the logits.
+// What all lanes of the warp have. The compiler then keeps it where the copy engine takes it from.
+__device__ __forceinline__ uint32_t uniform(uint32_t value) { return __shfl_sync(~0u, value, 0); }
+
+// The block's stages of one product of a step, one after the other. There are four products a layer, then the
+// logits.
 template <int DIMENSION, bool HAS_PEERS, int BITS>
 struct Operation {
-  const uint64_t *map;  // of quantized weights, their address
+  const uint64_t *map;
   bool is_transposed;
-  uint32_t tile, k, depth, count;  // the first stage's tile and its place among the tile's, and all stages
-  // Of quantized weights: groups of inputs, and what lies between two of them.
-  uint32_t groups, group_bytes;
+  uint32_t tile, k, depth, count;  // of the next stage, see Share
+  // Of quantized weights: where its bytes begin, in runs of so many bytes. In W [outputs, inputs] all stages
+  // of a block lie one behind the other.
+  const uint8_t *weights, *from;
+  uint32_t groups, run_bytes, between_runs;
 
-  __device__ __forceinline__ Operation(const tandem_gpu_decode &a, uint32_t number) {
+  __device__ __forceinline__ Operation(const tandem_gpu_decode &a, const Plan &plan, uint32_t number) {
     const tandem_gpu_decode_layer *layer = as<const tandem_gpu_decode_layer>(a.layers) + number / 4;
-    const bool is_attention = number % 4 < 2;
+    const bool is_logits = number == 4 * a.layer_count, is_attention = number % 4 < 2;
     is_transposed = number % 2 == 1;
-    const uint32_t heads_width = width<DIMENSION, HAS_PEERS>(a);
-    if (is_transposed) {
-      const uint32_t inputs = is_attention ? heads_width : a.neuron_count;
-      const Cut cut(inputs, a.hidden, is_attention ? a.output_participants : a.fc2_participants);
-      map = is_attention ? layer->output : layer->fc2;
-      depth = cut.depth;
-      const uint32_t first = cut.begin(blockIdx.x);
-      count = cut.begin(blockIdx.x + 1) - first;
-      tile = first / depth;
-      k = first % depth;
-      groups = inputs / 64;
-      group_bytes = a.hidden / 16 * Stage<BITS>::TILE_BYTES;
-    } else {
-      const bool is_logits = number == 4 * a.layer_count;
-      map = is_logits ? as<const uint64_t>(a.logits_map) : is_attention ? layer->qkv : layer->fc1;
-      const uint32_t outputs = is_logits ? a.vocabulary : is_attention ? 3 * heads_width : a.neuron_count;
-      const uint32_t tiles = (outputs + 15) / 16;
-      depth = linear_depth(a.hidden);
-      tile = tile_begin(tiles, blockIdx.x);
-      count = (tile_begin(tiles, blockIdx.x + 1) - tile) * depth;
-      k = 0;
-      groups = a.hidden / 64;
-      group_bytes = Stage<BITS>::TILE_BYTES;
-    }
-  }
-};
-
-// A stage's copy.
-template <int BITS>
-struct Copy {
-  bool is_transposed;
-  uint32_t tile, k;     // for the maps
-  const uint8_t *from;  // of quantized weights: what is copied, one run or, transposed, up to two
-  uint32_t byte_count, run_bytes, between_runs;
-
-  template <typename Operation>
-  __device__ __forceinline__ Copy(const Operation &operation, const uint8_t *weights, uint32_t number)
-      : is_transposed(operation.is_transposed), byte_count(Stage<16>::BYTES) {
-    const uint32_t stage = operation.k + number;
-    tile = operation.tile + stage / operation.depth;
-    k = stage % operation.depth;
+    map = is_logits       ? as<const uint64_t>(a.logits_map)
+          : is_transposed ? (is_attention ? layer->output : layer->fc2)
+                          : (is_attention ? layer->qkv : layer->fc1);
+    const Share &share = plan.shares[is_logits ? uint32_t(Plan::LOGITS) : number % 4];
+    tile = uniform(share.tile);
+    k = uniform(share.k);
+    depth = uniform(share.depth);
+    count = uniform(share.count);
     if constexpr (BITS != 16) {
       constexpr uint32_t TILE_BYTES = Stage<BITS>::TILE_BYTES;
-      const uint32_t first = k * (is_transposed ? 2 : 8);
-      const uint32_t groups = min(is_transposed ? 2 : 8, operation.groups - first);
-      run_bytes = is_transposed ? 4 * TILE_BYTES : groups * TILE_BYTES;
-      byte_count = is_transposed ? groups * run_bytes : run_bytes;
-      between_runs = operation.group_bytes;
-      from = weights + size_t(first) * operation.group_bytes +
-             (is_transposed ? size_t(tile) * run_bytes : size_t(tile) * operation.groups * TILE_BYTES);
+      // Their address is where others have the map.
+      const uint64_t address = __ldg(map);
+      weights = reinterpret_cast<const uint8_t *>(uint64_t(uniform(address >> 32)) << 32 | uniform(address));
+      const uint32_t inputs = !is_transposed ? a.hidden
+                              : is_attention ? width<DIMENSION, HAS_PEERS>(a)
+                                             : a.neuron_count;
+      groups = inputs / 64;
+      run_bytes = is_transposed ? 4 * TILE_BYTES : 8 * TILE_BYTES;
+      between_runs = is_transposed ? a.hidden / 16 * TILE_BYTES : TILE_BYTES;
+      from = weights + (is_transposed ? size_t(2 * k) * between_runs + size_t(tile) * run_bytes
+                                      : size_t(tile) * groups * TILE_BYTES);
     }
   }
-  __device__ __forceinline__ void start(const uint64_t *map, uint32_t to, uint32_t barrier,
-                                        uint64_t policy) const {
-    ring::expect_bytes(barrier, byte_count);
+
+  // A stage: its place for a map, or where it begins and its bytes.
+  struct Piece {
+    uint32_t tile, k;
+    const uint8_t *from;
+    uint32_t byte_count;
+  };
+  // Goes on to the next stage.
+  __device__ __forceinline__ Piece next() {
+    Piece piece = {tile, k, nullptr, Stage<16>::BYTES};
+    if constexpr (BITS != 16) {
+      piece.from = from;
+      piece.byte_count = is_transposed ? min(2u, groups - 2 * k) * run_bytes
+                                       : min(8u, groups - 8 * k) * Stage<BITS>::TILE_BYTES;
+      from += is_transposed ? 2 * between_runs : piece.byte_count;
+    }
+    if (++k == depth) {
+      k = 0;
+      tile++;
+      if constexpr (BITS != 16) {
+        if (is_transposed) from = weights + size_t(tile) * run_bytes;
+      }
+    }
+    return piece;
+  }
+  // Starts a stage's copy; by one lane.
+  __device__ __forceinline__ void copy(uint32_t to, const Piece &piece, uint32_t barrier,
+                                       uint64_t policy) const {
     if constexpr (BITS == 16) {
       if (is_transposed) {
-        ring::copy_box(to, map, tile * 64, k * 128, barrier, policy);
+        ring::copy_box(to, map, piece.tile * 64, piece.k * 128, barrier, policy);
       } else {
-        ring::copy_box(to, map, 0, tile * 16, k * 8, barrier, policy);
+        ring::copy_box(to, map, 0, piece.tile * 16, piece.k * 8, barrier, policy);
       }
     } else {
-      ring::copy_bytes(to, from, run_bytes, barrier, policy);
-      if (run_bytes < byte_count) {
-        ring::copy_bytes(to + run_bytes, from + between_runs, run_bytes, barrier, policy);
+      ring::copy_bytes(to, piece.from, min(piece.byte_count, run_bytes), barrier, policy);
+      if (piece.byte_count > run_bytes) {
+        ring::copy_bytes(to + run_bytes, piece.from + between_runs, run_bytes, barrier, policy);
       }
     }
   }
 };
 
-// Keeps the ring full through the operations `number` ... `end` - 1; returns how many stages that were. What
-// a stage is takes longer to find out than to start its copy, so each lane does it for one of 32 stages.
-// `wait_for_stage` waits until what was in a stage before it is filled for the first time is no longer
-// needed.
+// Keeps the ring full through the operations `number` ... `end` - 1; returns how many units that were.
+// `wait_for_unit` waits until what was in a unit's place before it is filled for the first time is no longer
+// needed. All lanes go the same way, and one of them starts the copies.
 template <int DIMENSION, bool HAS_PEERS, int BITS, typename Wait>
 __device__ __forceinline__ uint32_t feed(const tandem_gpu_decode &a, const Block &b, uint32_t barriers,
-                                         uint32_t number, uint32_t end, Wait wait_for_stage) {
-  const uint32_t stages = stage_count<BITS>(b), full = barriers, empty = full + 8 * stages;
-  const uint32_t pace = a.pace * (Stage<BITS>::BYTES / 64) / (TANDEM_GPU_DECODE_STAGE_BYTES / 64);
+                                         uint32_t number, uint32_t end, Wait wait_for_unit) {
+  using Operation = decode::Operation<DIMENSION, HAS_PEERS, BITS>;
+  constexpr uint32_t UNIT = Stage<BITS>::UNIT, BYTES = Stage<BITS>::BYTES;
+  const uint32_t units = unit_count<BITS>(b), full = barriers, empty = full + 8 * units;
+  const uint32_t pace = a.pace * (UNIT * BYTES / 64) / (TANDEM_GPU_DECODE_STAGE_BYTES / 64);
   const uint64_t policy = ring::evict_first();
-  uint32_t filled = 0, last = clock();
+  uint32_t filled = 0, unit = 0, parity = 1, last = clock();
   for (; number < end; number++) {
-    const Operation<DIMENSION, HAS_PEERS, BITS> operation(a, number);
-    const uint8_t *weights = BITS == 16 ? nullptr : reinterpret_cast<const uint8_t *>(__ldg(operation.map));
+    Operation operation(a, *b.plan, number);
 #pragma unroll 1
-    for (uint32_t first = 0; first < operation.count; first += 32) {
-      const Copy<BITS> copy(operation, weights, first + b.lane);
-      const uint32_t count = min(32u, operation.count - first), round = (filled + b.lane) / stages;
-      const uint32_t stage = (filled + b.lane) % stages;
-#pragma unroll 1
-      for (uint32_t turn = 0; turn < count; turn++) {
-        if (b.lane == turn) {
-          if (round == 0) {
-            wait_for_stage(stage);
-          } else {
-            ring::wait(empty + 8 * stage, (round & 1) ^ 1);
-          }
-        }
-        __syncwarp();
-        uint32_t now = clock();
-        while (now - last < pace) now = clock();
-        last = now;
-        if (b.lane == turn) {
-          copy.start(operation.map, b.ring + stage * Stage<BITS>::BYTES, full + 8 * stage, policy);
-        }
-        __syncwarp();
+    for (uint32_t n = 0; n < operation.count; n += UNIT) {
+      if (filled < units) {
+        wait_for_unit(unit);
+      } else {
+        ring::wait(empty + 8 * unit, parity);
       }
-      filled += count;
+      uint32_t now = clock();
+      while (now - last < pace) now = clock();
+      last = now;
+      typename Operation::Piece pieces[UNIT];
+      uint32_t byte_count = 0;
+#pragma unroll
+      for (uint32_t i = 0; i < UNIT; i++) {
+        pieces[i].byte_count = 0;
+        if (n + i < operation.count) pieces[i] = operation.next();
+        byte_count += pieces[i].byte_count;
+      }
+      if (ring::is_elected()) {
+        const uint32_t to = b.ring + unit * (UNIT * BYTES), barrier = full + 8 * unit;
+        ring::expect_bytes(barrier, byte_count);
+#pragma unroll
+        for (uint32_t i = 0; i < UNIT; i++) {
+          if (pieces[i].byte_count > 0) operation.copy(to + i * BYTES, pieces[i], barrier, policy);
+        }
+      }
+      filled++;
+      if (++unit == units) unit = 0, parity ^= 1;
     }
   }
   return filled;
@@ -287,15 +375,16 @@ __device__ __forceinline__ void feed(const tandem_gpu_decode &a, const Block &b,
   if constexpr (BITS == 16) {
     feed<DIMENSION, HAS_PEERS, 16>(a, b, barriers, 0, layers + 1, at_once);
   } else {
-    const uint32_t stages = stage_count<BITS>(b);
+    const uint32_t units = unit_count<BITS>(b);
+    constexpr uint32_t UNIT_BYTES = Stage<BITS>::UNIT * Stage<BITS>::BYTES;
     const uint32_t filled = feed<DIMENSION, HAS_PEERS, BITS>(a, b, barriers, 0, layers, at_once);
-    feed<DIMENSION, HAS_PEERS, 16>(a, b, barriers + 16 * stages, layers, layers + 1, [&](uint32_t stage) {
-      const uint32_t first = stage * Stage<16>::BYTES / Stage<BITS>::BYTES;
+    feed<DIMENSION, HAS_PEERS, 16>(a, b, barriers + 16 * units, layers, layers + 1, [&](uint32_t stage) {
       const uint32_t end = (stage + 1) * Stage<16>::BYTES;
-      for (uint32_t old = first; old < stages && old * Stage<BITS>::BYTES < end; old++) {
+      for (uint32_t old = stage * Stage<16>::BYTES / UNIT_BYTES; old < units && old * UNIT_BYTES < end;
+           old++) {
         if (filled <= old) continue;
-        const uint32_t rounds = (filled - old - 1) / stages;  // behind the first
-        ring::wait(barriers + 8 * (stages + old), rounds & 1);
+        const uint32_t rounds = (filled - old - 1) / units;  // behind the first
+        ring::wait(barriers + 8 * (units + old), rounds & 1);
       }
     });
   }
@@ -419,9 +508,9 @@ __device__ __forceinline__ void scale(float4 &v, float factor) {
 // The slots in which the sums of a product wait for the layer norm behind it: this GPU's alone.
 struct OwnSlots {
   const tandem_gpu_decode &a;
-  const Cut &cut;
+  const tandem_gpu_decode_tile *tiles;
 
-  __device__ __forceinline__ uint32_t count(uint32_t tile) const { return cut.slot_count(tile); }
+  __device__ __forceinline__ uint32_t count(uint32_t tile) const { return tiles[tile].slot_count; }
   // `slot` counts those of this GPU's blocks.
   __device__ __forceinline__ void put(uint8_t *sums, uint32_t tile, uint32_t slot, uint32_t output,
                                       float sum) const {
@@ -460,6 +549,7 @@ struct GroupSlots {
 // Asks for a vector that is read later, each block for a part of it.
 __device__ __forceinline__ void ask_for(tandem_device_pointer vector, uint32_t count) {
   if (!vector) return;
+#pragma unroll 1
   for (uint32_t line = blockIdx.x + gridDim.x * threadIdx.x; line * 32 < count; line += gridDim.x * THREADS) {
     asm volatile("prefetch.global.L2 [%0];" ::"l"(as<const float>(vector) + line * 32));
   }
@@ -679,9 +769,9 @@ struct StageProducts {
 // that are there are multiplied side by side.
 template <int BITS, typename Store>
 __device__ __forceinline__ void linear(const tandem_gpu_decode &a, const Block &b, Turns<BITS> &turns,
-                                       uint32_t outputs, tandem_device_pointer bias, Store store) {
-  const uint32_t tiles = (outputs + 15) / 16, first = tile_begin(tiles, blockIdx.x);
-  const uint32_t last = tile_begin(tiles, blockIdx.x + 1), depth = linear_depth(a.hidden);
+                                       const Share &share, uint32_t outputs, tandem_device_pointer bias,
+                                       Store store) {
+  const uint32_t first = share.tile, last = share.end_tile, depth = share.depth;
   const uint32_t matrix = b.lane / 8, eighth = b.lane % 8;
   const uint32_t weights_at = (matrix % 2 * 8 + eighth) * 128;
   // The tensor cores take eight rows of x; all but the first are zeros.
@@ -768,16 +858,17 @@ __device__ __forceinline__ void linear(const tandem_gpu_decode &a, const Block &
     }
     if (begin + most_tiles < last) synchronize();
   }
-  turns.finish((last - first) * depth);
+  turns.finish(share.count);
 }
 
 // The sums of W [inputs, outputs] with x for this block's stages into their slots; `read_x` brings the
-// activations of some stages, of `inputs`, to shared memory, [stage][INPUTS].
+// activations of so many stages to shared memory, [stage][INPUTS], of which the first has that place in its
+// tile.
 template <int BITS, typename Slots, typename ReadX>
 __device__ __forceinline__ void transposed(const tandem_gpu_decode &a, const Block &b, Turns<BITS> &turns,
-                                           const Cut &cut, uint32_t inputs, tandem_device_pointer bias,
+                                           const Share &share, uint32_t inputs, tandem_device_pointer bias,
                                            uint8_t *out, const Slots &slots, ReadX read_x) {
-  const uint32_t begin = cut.begin(blockIdx.x), end = cut.begin(blockIdx.x + 1);
+  const uint32_t count = share.count, depth = share.depth;
   const uint32_t matrix = b.lane / 8, eighth = b.lane % 8, side = matrix % 2;
   const uint32_t weights_at = (matrix / 2 * 8 + eighth) * 128;
   const uint32_t x_at = eighth == 0 ? b.x + 16 * matrix : b.zero;
@@ -786,21 +877,20 @@ __device__ __forceinline__ void transposed(const tandem_gpu_decode &a, const Blo
   float *sums = reinterpret_cast<float *>(b.shared + SUMS_AT);  // [warp][output]
   const float *biases = as<const float>(bias);
   float early = 0.0f;
-  if (biases) early = biases[min(begin / cut.depth * 64 + threadIdx.x % 64, a.hidden - 1)];
+  if (biases) early = biases[min(share.tile * 64 + threadIdx.x % 64, a.hidden - 1)];
   float sum[4][4] = {}, tile_sums[2] = {};  // the latter of quantized weights
-  uint32_t chunk = begin, chunk_end = begin, last = 0;
-  for (uint32_t first = begin; first < end; first = last) {
+  // Stages count from the block's first one. x is there of those from `chunk` on.
+  uint32_t chunk = 0, chunk_end = 0, tile = share.tile, tile_end = depth - share.k, last = 0;
+  for (uint32_t first = 0; first < count; first = last) {
     if (first == chunk_end) {
-      if (first > begin) synchronize();
+      if (first > 0) synchronize();
       chunk = first;
-      chunk_end = min(end, chunk + most_stages);
-      read_x(chunk, chunk_end);
+      chunk_end = min(count, chunk + most_stages);
+      read_x(chunk + depth - tile_end, chunk_end - chunk);
       synchronize();
     }
-    // Of one tile.
-    const uint32_t tile = first / cut.depth;
-    last = min(chunk_end, (tile + 1) * cut.depth);
-    for (uint32_t s = begin + turns.own(first - begin); s < last; s += WARPS) {
+    last = min(chunk_end, tile_end);
+    for (uint32_t s = turns.own(first); s < last; s += WARPS) {
       if constexpr (BITS == 16) {
         const uint32_t x_from = x_at + (s - chunk) * x_stage;
         const uint32_t stage = b.ring + turns.acquire() + weights_at;
@@ -824,7 +914,7 @@ __device__ __forceinline__ void transposed(const tandem_gpu_decode &a, const Blo
         }
       } else {
         // Two groups of 64 inputs, four tiles of outputs each, of which lanes of t have the t-th.
-        const uint32_t groups = min(2u, inputs / 64 - (s - tile * cut.depth) * 2), t = b.lane % 4;
+        const uint32_t groups = min(2u, inputs / 64 - (s + depth - tile_end) * 2), t = b.lane % 4;
         const uint32_t first_group = (s - chunk) * 2;
         const uint8_t *x = b.shared + X_AT + (first_group + b.lane / 4 % 2) * 128;
         const float *group_sums = reinterpret_cast<const float *>(b.shared + GROUP_SUMS_AT) + first_group;
@@ -839,9 +929,9 @@ __device__ __forceinline__ void transposed(const tandem_gpu_decode &a, const Blo
       }
       turns.release();
     }
-    if (last != end && last % cut.depth != 0) continue;
+    if (last < count && last < tile_end) continue;
 
-    const uint32_t slot = blockIdx.x - cut.first_owner(tile);
+    const uint32_t slot = tile == share.tile ? share.slot : 0;
     float *at = sums + b.warp * 64 + b.lane / 4;
     if constexpr (BITS == 16) {
 #pragma unroll
@@ -858,14 +948,15 @@ __device__ __forceinline__ void transposed(const tandem_gpu_decode &a, const Blo
     const uint32_t output = tile * 64 + threadIdx.x;
     if (threadIdx.x < 64 && output < a.hidden) {
       float total = 0.0f;
-      if (slot == 0 && biases) total = tile == begin / cut.depth ? early : biases[output];
+      if (slot == 0 && biases) total = tile == share.tile ? early : biases[output];
 #pragma unroll
       for (int w = 0; w < WARPS; w++) total += sums[w * 64 + threadIdx.x];
       slots.put(out, tile, slot, output, total);
     }
-    if (last != end) synchronize();
+    if (last < count) synchronize();
+    tile++, tile_end += depth;
   }
-  turns.finish(end - begin);
+  turns.finish(count);
 }
 
 // MARK: Attention
@@ -1230,11 +1321,11 @@ template <int DIMENSION, int CACHE_BITS>
 __device__ __forceinline__ void ask_for_cache(const tandem_gpu_decode &a, const Block &b, uint32_t layer) {
   if (blockIdx.x >= a.heads * a.attention_parts) return;
   constexpr uint32_t BYTES = Positions<DIMENSION, CACHE_BITS>::BYTES;
-  const uint32_t part = blockIdx.x % a.attention_parts, head = blockIdx.x / a.attention_parts;
-  const uint32_t position = b.position, length = (position + a.attention_parts) / a.attention_parts;
-  const uint32_t begin = part * length, end = min(begin + length, position);
+  const uint32_t length = b.plan->part_length;
+  const uint32_t begin = b.plan->part * length, end = min(begin + length, b.position);
   const size_t line = size_t(b.capacity) * BYTES, plane = a.heads * line;
-  const uint8_t *keys = b.cache + 2 * layer * plane + head * line + begin * BYTES;
+  const uint8_t *keys = b.cache + 2 * layer * plane + b.plan->head * line + begin * BYTES;
+#pragma unroll 1
   for (uint32_t at = threadIdx.x * 128; begin < end && at < (end - begin) * BYTES; at += THREADS * 128) {
     asm volatile("prefetch.global.L2 [%0];" ::"l"(keys + at));
     asm volatile("prefetch.global.L2 [%0];" ::"l"(keys + plane + at));
@@ -1264,7 +1355,7 @@ __device__ __forceinline__ void attend(const tandem_gpu_decode &a, const Block &
                 "the warps' sums lie where x did");
   __shared__ float maxima[WARPS], totals[WARPS];
   const uint32_t position = b.position;
-  const uint32_t length = (position + a.attention_parts) / a.attention_parts;  // of a part, rounded up
+  const uint32_t length = b.plan->part_length;
   const size_t line = size_t(b.capacity) * Cached::BYTES, plane = a.heads * line;
   synchronize();
   // It must be seen what the block has wiped before what it hands over next. The last warp seldom attends.
@@ -1275,8 +1366,8 @@ __device__ __forceinline__ void attend(const tandem_gpu_decode &a, const Block &
       __threadfence();
     }
   }
+  uint32_t head = b.plan->head, part = b.plan->part;
   for (uint32_t unit = blockIdx.x; unit < a.heads * a.attention_parts; unit += gridDim.x) {
-    const uint32_t part = unit % a.attention_parts, head = unit / a.attention_parts;
     const uint32_t begin = part * length, end = min(begin + length, position + 1);
     uint8_t *keys = b.cache + 2 * layer * plane + head * line, *values = keys + plane;
     const __half *query = reinterpret_cast<const __half *>(set) + size_t(head) * DIMENSION;
@@ -1374,21 +1465,23 @@ __device__ __forceinline__ void attend(const tandem_gpu_decode &a, const Block &
       }
     }
     if (unit + gridDim.x < a.heads * a.attention_parts) synchronize();
+    part += gridDim.x;
+    while (part >= a.attention_parts) part -= a.attention_parts, head++;
   }
 }
 
 // The joined parts of some heads, as the output projection's activations.
 template <int DIMENSION, bool HAS_PEERS, int BITS>
-__device__ __forceinline__ void read_attended(const tandem_gpu_decode &a, const Block &b, const Cut &cut,
-                                              const uint8_t *set, uint32_t begin, uint32_t end) {
+__device__ __forceinline__ void read_attended(const tandem_gpu_decode &a, const Block &b, uint32_t depth,
+                                              const uint8_t *set, uint32_t first_stage,
+                                              uint32_t stage_count) {
   constexpr int TOGETHER = 2,
                 PARTS = 4;  // elements that are asked for before the first is used, and parts of each
   constexpr uint32_t QUADS = INPUTS / 4;
   uint2 *x = reinterpret_cast<uint2 *>(b.shared + X_AT);
-  const uint32_t inputs = width<DIMENSION, HAS_PEERS>(a), count = (end - begin) * QUADS;
-  const uint32_t first_stage = begin % cut.depth, first_input = first_stage * INPUTS;
-  const uint32_t end_input =
-      first_stage + end - begin > cut.depth ? ~0u : first_input + (end - begin) * INPUTS;
+  const uint32_t inputs = width<DIMENSION, HAS_PEERS>(a), count = stage_count * QUADS;
+  const uint32_t first_input = first_stage * INPUTS;
+  const uint32_t end_input = first_stage + stage_count > depth ? ~0u : first_input + stage_count * INPUTS;
   // How much each part is of its head: a thread a head, of those that the stages are of.
   float *factors = reinterpret_cast<float *>(b.shared + SUMS_AT);
   for (uint32_t head = THREADS - 1 - threadIdx.x; head < a.heads; head += THREADS) {
@@ -1435,7 +1528,7 @@ __device__ __forceinline__ void read_attended(const tandem_gpu_decode &a, const 
       const uint32_t i = min(first + n * THREADS, count - 1);
       // Behind the last head there are zeros among the weights: any number will do.
       const uint32_t input =
-          min(cut.stage_of_tile(first_stage + i / QUADS) * INPUTS + i % QUADS * 4, inputs - 4);
+          min(stage_of_tile(first_stage + i / QUADS, depth) * INPUTS + i % QUADS * 4, inputs - 4);
       unit[n] = input / DIMENSION * a.attention_parts;
       sums[n] = set + a.attended + (size_t(unit[n]) * DIMENSION + input % DIMENSION) * 4;
       joined[n] = make_float4(0, 0, 0, 0);
@@ -1486,12 +1579,13 @@ __device__ __forceinline__ void read_attended(const tandem_gpu_decode &a, const 
 }
 
 template <int BITS>
-__device__ __forceinline__ void read_neurons(const tandem_gpu_decode &a, const Block &b, const Cut &cut,
-                                             const uint8_t *neurons, uint32_t begin, uint32_t end) {
+__device__ __forceinline__ void read_neurons(const tandem_gpu_decode &a, const Block &b, uint32_t depth,
+                                             const uint8_t *neurons, uint32_t first_stage,
+                                             uint32_t stage_count) {
   constexpr int TOGETHER = 4;
   constexpr uint32_t EIGHTHS = INPUTS / 8;
   uint4 *x = reinterpret_cast<uint4 *>(b.shared + X_AT);
-  const uint32_t count = (end - begin) * EIGHTHS, first_stage = begin % cut.depth;
+  const uint32_t count = stage_count * EIGHTHS;
   for (uint32_t first = threadIdx.x; first < count; first += TOGETHER * THREADS) {
     uint4 values[TOGETHER];
     read_until_there([&] {
@@ -1499,7 +1593,7 @@ __device__ __forceinline__ void read_neurons(const tandem_gpu_decode &a, const B
 #pragma unroll
       for (int n = 0; n < TOGETHER; n++) {
         const uint32_t i = first + n * THREADS;
-        const uint32_t input = cut.stage_of_tile(first_stage + i / EIGHTHS) * INPUTS + i % EIGHTHS * 8;
+        const uint32_t input = stage_of_tile(first_stage + i / EIGHTHS, depth) * INPUTS + i % EIGHTHS * 8;
         values[n] = make_uint4(0, 0, 0, 0);
         if (i < count && input < a.neuron_count) values[n] = look(neurons + input * 2);
       }
@@ -1524,36 +1618,36 @@ __device__ __forceinline__ void read_neurons(const tandem_gpu_decode &a, const B
 // Wipes what this block has written of a set; of what all ranks have written into `peer_set`, its share. A
 // fence must follow before the layer behind the next hands anything over.
 template <int DIMENSION, bool HAS_PEERS>
-__device__ __forceinline__ void wipe_own(const tandem_gpu_decode &a, const tandem_gpu_decode_rank *rank,
-                                         const Cut &output_cut, const Cut &fc2_cut, uint8_t *set,
+__device__ __forceinline__ void wipe_own(const tandem_gpu_decode &a, const Plan &plan,
+                                         const tandem_gpu_decode_rank *rank, uint8_t *set,
                                          uint8_t *peer_set) {
+  // Nothing is gained by unrolled loops here: each runs once at most.
   auto wipe_words = [&](uint8_t *from, uint32_t begin, uint32_t end) {
+#pragma unroll 1
     for (uint32_t i = begin + threadIdx.x; i < end; i += THREADS) wipe(from + 4 * i);
   };
-  auto wipe_outputs = [&](uint8_t *from, uint32_t outputs) {
-    const uint32_t tiles = (outputs + 15) / 16;
-    wipe_words(from, 8 * tile_begin(tiles, blockIdx.x),
-               min(8 * tile_begin(tiles, blockIdx.x + 1), outputs / 2));
+  auto wipe_outputs = [&](uint8_t *from, const Share &share, uint32_t outputs) {
+    wipe_words(from, 8 * share.tile, min(8 * share.end_tile, outputs / 2));
   };
-  auto wipe_sums = [&](uint8_t *from, const Cut &cut) {
-    const uint32_t begin = cut.begin(blockIdx.x), end = cut.begin(blockIdx.x + 1);
-    if (begin == end) return;
-    for (uint32_t tile = begin / cut.depth; tile <= (end - 1) / cut.depth; tile++) {
-      const uint32_t slot = blockIdx.x - cut.first_owner(tile);
+  auto wipe_sums = [&](uint8_t *from, const Share &share) {
+    uint32_t slot = share.slot;
+#pragma unroll 1
+    for (uint32_t tile = share.tile; tile < share.end_tile; tile++, slot = 0) {
       wipe_words(from + size_t(slot) * a.hidden * 4, tile * 64, min(tile * 64 + 64, a.hidden));
     }
   };
-  wipe_outputs(set, 3 * width<DIMENSION, HAS_PEERS>(a));
-  wipe_outputs(set + a.neurons, a.neuron_count);
+  wipe_outputs(set, plan.shares[Plan::QUERIES_KEYS_VALUES], 3 * width<DIMENSION, HAS_PEERS>(a));
+  wipe_outputs(set + a.neurons, plan.shares[Plan::FC1], a.neuron_count);
   if constexpr (HAS_PEERS) {
     const uint32_t quads = rank->peer_set_byte_count / 16, end = quads * (blockIdx.x + 1) / gridDim.x;
     for (uint32_t i = quads * blockIdx.x / gridDim.x + threadIdx.x; i < end; i += THREADS) {
       wipe_from_peers(peer_set + 16 * i);
     }
   } else {
-    wipe_sums(set + a.output_sums, output_cut);
-    wipe_sums(set + a.fc2_sums, fc2_cut);
+    wipe_sums(set + a.output_sums, plan.shares[Plan::OUTPUT]);
+    wipe_sums(set + a.fc2_sums, plan.shares[Plan::FC2]);
   }
+#pragma unroll 1
   for (uint32_t unit = blockIdx.x; unit < a.heads * a.attention_parts; unit += gridDim.x) {
     wipe_words(set + a.attended, unit * DIMENSION, (unit + 1) * DIMENSION);
     wipe_words(set + a.attended_weights, unit * 2, unit * 2 + 2);
@@ -1581,10 +1675,19 @@ __device__ __forceinline__ void step(const tandem_gpu_decode &a, const tandem_gp
   b.warp = threadIdx.x / 32;
   b.lane = threadIdx.x % 32;
   if (threadIdx.x == 0) {
-    for (uint32_t i = 0; i < 2 * MOST_STAGES; i++) ring::initialize_barrier(barriers + 8 * i, 1);
+    const uint32_t units = unit_count<BITS>(b);
+    for (uint32_t i = 0; i < 2 * MOST_STAGES; i++) {
+      // A unit is full when its copy is done, and empty when its stages are.
+      const bool is_emptied = i >= units && i < 2 * units;
+      ring::initialize_barrier(barriers + 8 * i, is_emptied ? Stage<BITS>::UNIT : 1);
+    }
     ring::publish_barriers();
   }
   if (threadIdx.x < ZEROS_BYTES / 4) reinterpret_cast<uint32_t *>(b.shared + ZEROS_AT)[threadIdx.x] = 0;
+  __shared__ uint64_t plan_words[(sizeof(Plan) + 7) / 8];  // which has a constructor of its own
+  Plan &plan = *reinterpret_cast<Plan *>(plan_words);
+  b.plan = &plan;
+  make_plan<DIMENSION, HAS_PEERS>(plan, a, rank);
   __syncthreads();
   if (b.warp == WARPS) {
     feed<DIMENSION, HAS_PEERS, BITS>(a, b, barriers);
@@ -1592,23 +1695,15 @@ __device__ __forceinline__ void step(const tandem_gpu_decode &a, const tandem_gp
   }
 
   Turns<BITS> turns(b, barriers);
-  const Cut output_cut(width<DIMENSION, HAS_PEERS>(a), a.hidden, a.output_participants);
-  const Cut fc2_cut(a.neuron_count, a.hidden, a.fc2_participants);
   const uint32_t qkv_outputs = 3 * width<DIMENSION, HAS_PEERS>(a);
-  __shared__ tandem_gpu_decode_tile tiles[HAS_PEERS ? 2 * TANDEM_GPU_DECODE_HIDDEN / 64 : 1];
-  if constexpr (HAS_PEERS) {
-    for (uint32_t i = threadIdx.x; i < a.hidden / 32; i += THREADS) {
-      tiles[i] = as<const tandem_gpu_decode_tile>(rank->tiles)[i];
-    }
-  }
-  const auto slots_of = [&](const Cut &cut, uint32_t first_tile) {
+  const auto slots_behind = [&](const tandem_gpu_decode_tile *tiles) {
     if constexpr (HAS_PEERS) {
-      return GroupSlots{*rank, tiles + first_tile};
+      return GroupSlots{*rank, tiles};
     } else {
-      return OwnSlots{a, cut};
+      return OwnSlots{a, tiles};
     }
   };
-  const auto output_slots = slots_of(output_cut, 0), fc2_slots = slots_of(fc2_cut, a.hidden / 64);
+  const auto output_slots = slots_behind(plan.tiles), fc2_slots = slots_behind(plan.tiles + a.hidden / 64);
   // A layer's set of what the ranks hand each other, in this one's memory.
   const auto peer_set = [&](uint32_t l) -> uint8_t * {
     if constexpr (HAS_PEERS) {
@@ -1627,6 +1722,7 @@ __device__ __forceinline__ void step(const tandem_gpu_decode &a, const tandem_gp
   b.position = row->position;
   b.capacity = row->capacity;
   b.cache = as<uint8_t>(row->cache);
+  if (threadIdx.x == 0) plan.part_length = (b.position + a.attention_parts) / a.attention_parts;
   float4 residual[QUADS];
 #pragma unroll
   for (int n = 0; n < QUADS; n++) {
@@ -1651,28 +1747,32 @@ __device__ __forceinline__ void step(const tandem_gpu_decode &a, const tandem_gp
     normalize<QUADS, BITS != 16>(a, b, residual, layer.attention_norm_weight, layer.attention_norm_bias, sums,
                                  fc2_slots);
     ask_for_cache<DIMENSION, CACHE_BITS>(a, b, l);
-    linear<BITS>(a, b, turns, qkv_outputs, layer.qkv_bias, [&](uint32_t output, float2 sum) {
-      const __half2 pair = __floats2half2_rn(sum.x, sum.y);
-      hand_over(set + output * 2, reinterpret_cast<const uint32_t &>(pair));
-    });
+    linear<BITS>(a, b, turns, plan.shares[Plan::QUERIES_KEYS_VALUES], qkv_outputs, layer.qkv_bias,
+                 [&](uint32_t output, float2 sum) {
+                   const __half2 pair = __floats2half2_rn(sum.x, sum.y);
+                   hand_over(set + output * 2, reinterpret_cast<const uint32_t &>(pair));
+                 });
     ask_for(layer.output_bias, a.hidden);
     ask_for(layer.mlp_norm_weight, a.hidden);
     ask_for(layer.mlp_norm_bias, a.hidden);
     ask_for(layer.fc1_bias, a.neuron_count);
     attend<DIMENSION, HAS_PEERS, CACHE_BITS>(a, b, l, set);
-    transposed<BITS>(a, b, turns, output_cut, width<DIMENSION, HAS_PEERS>(a), layer.output_bias,
-                     output_sums(), output_slots, [&](uint32_t begin, uint32_t end) {
-                       read_attended<DIMENSION, HAS_PEERS, BITS>(a, b, output_cut, set, begin, end);
+    const Share &output = plan.shares[Plan::OUTPUT], &fc2 = plan.shares[Plan::FC2];
+    transposed<BITS>(a, b, turns, output, width<DIMENSION, HAS_PEERS>(a), layer.output_bias, output_sums(),
+                     output_slots, [&](uint32_t first_stage, uint32_t count) {
+                       read_attended<DIMENSION, HAS_PEERS, BITS>(a, b, output.depth, set, first_stage, count);
                      });
     normalize<QUADS, BITS != 16>(a, b, residual, layer.mlp_norm_weight, layer.mlp_norm_bias, output_sums(),
                                  output_slots);
-    linear<BITS>(a, b, turns, a.neuron_count, layer.fc1_bias, [&](uint32_t output, float2 sum) {
-      const __half2 pair = __floats2half2_rn(activate(sum.x, a.activation), activate(sum.y, a.activation));
-      hand_over(set + a.neurons + output * 2, reinterpret_cast<const uint32_t &>(pair));
-    });
+    linear<BITS>(a, b, turns, plan.shares[Plan::FC1], a.neuron_count, layer.fc1_bias,
+                 [&](uint32_t output, float2 sum) {
+                   const __half2 pair =
+                       __floats2half2_rn(activate(sum.x, a.activation), activate(sum.y, a.activation));
+                   hand_over(set + a.neurons + output * 2, reinterpret_cast<const uint32_t &>(pair));
+                 });
     // While the neurons of the other blocks are on their way.
     if (previous) {
-      wipe_own<DIMENSION, HAS_PEERS>(a, rank, output_cut, fc2_cut, previous, peer_set(l - 1));
+      wipe_own<DIMENSION, HAS_PEERS>(a, plan, rank, previous, peer_set(l - 1));
     }
     ask_for(layer.fc2_bias, a.hidden);
     if (l + 1 < a.layer_count) {
@@ -1680,9 +1780,9 @@ __device__ __forceinline__ void step(const tandem_gpu_decode &a, const tandem_gp
       ask_for(vectors[l + 1].attention_norm_bias, a.hidden);
       ask_for(vectors[l + 1].qkv_bias, qkv_outputs);
     }
-    transposed<BITS>(a, b, turns, fc2_cut, a.neuron_count, layer.fc2_bias, fc2_sums(), fc2_slots,
-                     [&](uint32_t begin, uint32_t end) {
-                       read_neurons<BITS>(a, b, fc2_cut, set + a.neurons, begin, end);
+    transposed<BITS>(a, b, turns, fc2, a.neuron_count, layer.fc2_bias, fc2_sums(), fc2_slots,
+                     [&](uint32_t first_stage, uint32_t count) {
+                       read_neurons<BITS>(a, b, fc2.depth, set + a.neurons, first_stage, count);
                      });
     sums = fc2_sums();
   }
@@ -1697,10 +1797,10 @@ __device__ __forceinline__ void step(const tandem_gpu_decode &a, const tandem_gp
     }
   };
   if constexpr (BITS == 16) {
-    linear<16>(a, b, turns, a.vocabulary, 0, store_logits);
+    linear<16>(a, b, turns, plan.shares[Plan::LOGITS], a.vocabulary, 0, store_logits);
   } else {
-    Turns<16> logits_turns(b, barriers + 16 * stage_count<BITS>(b));
-    linear<16>(a, b, logits_turns, a.vocabulary, 0, store_logits);
+    Turns<16> logits_turns(b, barriers + 16 * unit_count<BITS>(b));
+    linear<16>(a, b, logits_turns, plan.shares[Plan::LOGITS], a.vocabulary, 0, store_logits);
   }
 
   // The last layer's set is wiped when every block has read it, and the last block to come here leaves the
@@ -1710,7 +1810,7 @@ __device__ __forceinline__ void step(const tandem_gpu_decode &a, const tandem_gp
     __threadfence();
   }
   synchronize();
-  wipe_own<DIMENSION, HAS_PEERS>(a, rank, output_cut, fc2_cut, set, peer_set(a.layer_count - 1));
+  wipe_own<DIMENSION, HAS_PEERS>(a, plan, rank, set, peer_set(a.layer_count - 1));
   if (threadIdx.x == 0 && atomicAdd(counters + 1, 1) == gridDim.x - 1) counters[0] = counters[1] = 0;
 }
 

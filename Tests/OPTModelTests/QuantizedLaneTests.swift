@@ -144,9 +144,9 @@ extension EmulatedGPUTests {
             let prompt = (0..<promptLength).map { Int32(($0 * 37 + 11) % configuration.vocabularySize) }
             let results = try models.map { try $0.decodeGreedily([prompt], steps: steps) }
             if !form.compressesCache { #expect(results[0].tokens == results[1].tokens) }
-            #expect(
-                relativeError(results[0].lastLogits[0], results[1].lastLogits[0])
-                    < (form.compressesCache ? 2e-2 : 2e-3))
+            // With one position in front of it half of what is attended to is the step's own, rounded by its kernel.
+            let bound = !form.compressesCache ? 2e-3 : promptLength == 1 ? 1e-1 : 1e-2
+            #expect(relativeError(results[0].lastLogits[0], results[1].lastLogits[0]) < bound)
         }
     }
 }
