@@ -15,9 +15,9 @@
 // parts of the same outputs. Their sums stay apart, in slots, until the operation behind reads them together
 // with the residual stream, always in the same order: no result depends on which block is first.
 //
-// Layers' weights of 4 or 8 bits (docs/quantization.md) take the same way, in stages of as many weights: tiles
-// that lie one behind the other. The tensor cores multiply codes, and a group's scale and minimum are applied
-// to its sum.
+// Layers' weights of 4 or 8 bits (docs/quantization.md) take the same way, in stages of as many weights:
+// tiles that lie one behind the other. The tensor cores multiply codes, and a group's scale and minimum are
+// applied to its sum.
 
 #if __CUDA_ARCH__ >= 900
 
