@@ -32,7 +32,8 @@ import Testing
 }
 
 /// A step in one kernel against the same step operation by operation.
-@Suite(.serialized, .enabled(if: GPUMachine.isPresent, "there is no GPU")) struct DecodeStepKernelTests {
+@Suite(.serialized, .takesTurnsOnGPU, .enabled(if: GPUMachine.isPresent, "there is no GPU"))
+struct DecodeStepKernelTests {
     /// For every kernel: layers, heads, hidden size.
     static let shapes = [
         (2, 12, 768), (1, 32, 2560), (1, 32, 4096), (1, 40, 5120), (5, 3, 384), (2, 16, 1024),

@@ -7,7 +7,8 @@ import Testing
 @testable import OPTModel
 
 /// The GPU lane against transformers' logits and tokens, wherever the weights lie.
-@Suite(.serialized, .enabled(if: GPUMachine.isPresent, "there is no GPU")) struct GPUGoldenTests {
+@Suite(.serialized, .takesTurnsOnGPU, .enabled(if: GPUMachine.isPresent, "there is no GPU"))
+struct GPUGoldenTests {
     /// Weights of input embedding, output embedding, attention and MLP: GPU and CPU percent, the rest on disk.
     static let placements: [[Double]] = [
         [100, 0, 100, 0, 100, 0, 100, 0],
@@ -219,17 +220,4 @@ import Testing
         allocations.cancel()
         try await allocations.value
     }
-}
-
-/// Whether this machine has a GPU; the tests that need one are skipped where it has none.
-enum GPUMachine {
-    static let isPresent: Bool = {
-        do {
-            _ = try CUDADriver.load().device()
-            return true
-        } catch {
-            print("OPTModelTests: tests that need a GPU are skipped: \(error)")
-            return false
-        }
-    }()
 }

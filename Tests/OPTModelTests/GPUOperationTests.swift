@@ -4,7 +4,8 @@ import Testing
 @testable import OPTModel
 
 /// Every operation of the GPU against its scalar reference.
-@Suite(.serialized, .enabled(if: GPUMachine.isPresent, "there is no GPU")) struct GPUOperationTests {
+@Suite(.serialized, .takesTurnsOnGPU, .enabled(if: GPUMachine.isPresent, "there is no GPU"))
+struct GPUOperationTests {
     @Test func `every GPU operation agrees with its scalar reference`() throws {
         let context = try Context(device: CUDADriver.load().device())
         let check = GPUOperationCheck(for: context.device)

@@ -256,7 +256,8 @@ extension EmulatedGPUTests {
 }
 
 /// The same on the GPUs of this machine, one for each rank, with all that NVLink and PCIe do.
-@Suite(.serialized, .enabled(if: SeveralGPUs.count > 1, "there is no second GPU")) struct SeveralGPUsTests {
+@Suite(.serialized, .takesTurnsOnGPU, .enabled(if: SeveralGPUs.count > 1, "there is no second GPU"))
+struct SeveralGPUsTests {
     static let cases = GroupTests.cases
     static let splits = EmulatedGPUTests.GPUGroupTests.splits
 

@@ -6,7 +6,7 @@ import Testing
 
 /// cuBLASLt's products against those of the kernels, which the table of checks compares with the reference.
 @Suite(
-    .serialized, .enabled(if: GPUMachine.isPresent, "there is no GPU"),
+    .serialized, .takesTurnsOnGPU, .enabled(if: GPUMachine.isPresent, "there is no GPU"),
     .enabled(if: (try? CUBLASLt.shared.get()) != nil, "there is no cuBLASLt"))
 struct LibraryProductsTests {
     static let sizes = [(40, 64, 128), (100, 768, 2304), (513, 256, 1024), (2048, 1024, 64), (33, 8, 24)]

@@ -167,7 +167,8 @@ extension EmulatedGPUTests {
 }
 
 /// The same on this machine's GPU.
-@Suite(.serialized, .enabled(if: GPUMachine.isPresent, "there is no GPU")) struct QuantizedCacheGPUTests {
+@Suite(.serialized, .takesTurnsOnGPU, .enabled(if: GPUMachine.isPresent, "there is no GPU"))
+struct QuantizedCacheGPUTests {
     @Test(
         arguments: QuantizedCachePlacement.headDimensions, 0..<QuantizedCachePlacement.splits.count)
     func `tokens are the CPU lane's, wherever the cache lies`(headDimension: Int, split: Int) throws {

@@ -108,7 +108,8 @@ extension EmulatedGPUTests {
 }
 
 /// The same on this machine's GPU.
-@Suite(.serialized, .enabled(if: GPUMachine.isPresent, "there is no GPU")) struct QuantizedGPUTests {
+@Suite(.serialized, .takesTurnsOnGPU, .enabled(if: GPUMachine.isPresent, "there is no GPU"))
+struct QuantizedGPUTests {
     @Test(arguments: QuantizedModelTests.cases, 0..<QuantizedPlacement.splits.count)
     func `tokens are the CPU lane's, wherever the weights lie`(golden: GoldenCase, split: Int) throws {
         for bits in [4, 8] {

@@ -53,8 +53,9 @@ import Testing
     }
 }
 
-/// Ranks that share one GPU wait for each other there, and one suite's kernels would keep the other's from running.
-@Suite(.serialized, .enabled(if: GPUMachine.isPresent, "there is no GPU")) enum RanksOnOneGPU {}
+/// Ranks that share one GPU wait for each other there, and other kernels would keep one of them from running.
+@Suite(.serialized, .takesTurnsOnGPU, .enabled(if: GPUMachine.isPresent, "there is no GPU"))
+enum RanksOnOneGPU {}
 
 /// A step in one kernel of each rank. The ranks are threads, and their kernels run side by side on one GPU, each on a part
 /// of its multiprocessors: what they write to each other goes through the same instructions as between two GPUs.

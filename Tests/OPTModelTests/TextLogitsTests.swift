@@ -109,7 +109,8 @@ extension EmulatedGPUTests {
 }
 
 /// The same on this machine's GPU.
-@Suite(.serialized, .enabled(if: GPUMachine.isPresent, "there is no GPU")) struct GPUTextLogitsTests {
+@Suite(.serialized, .takesTurnsOnGPU, .enabled(if: GPUMachine.isPresent, "there is no GPU"))
+struct GPUTextLogitsTests {
     @Test(arguments: TextLogitsTests.cases, [0.0, 50, 100])
     func `every row has its logits, whoever computes what`(golden: GoldenCase, weights: Double) throws {
         let split = CPUShareCases.Split(weights: weights, computation: max(weights, 60), cache: weights)
