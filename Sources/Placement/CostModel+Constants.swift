@@ -4,10 +4,10 @@ extension CostModel {
     /// and 30b (0.854, 3.43, 6.81 and 15.0 ms), which it meets within 6 %. Together they are 0.85 for 6.7b.
     static let gpuReadEfficiency = 0.90
     static let gpuBlockSeconds = 3e-6
-    /// The same of quantized layers: all-on-GPU steps of 1.3b, 6.7b, 30b and 66b with 4 bits (0.68, 1.86, 7.98 and 15.4 ms on an
-    /// H100) and of 6.7b with 8 (3.51 ms) are met within 10 %.
-    static let quantizedGPUReadEfficiency = 0.81
-    static let quantizedGPUBlockSeconds = 4.5e-6
+    /// The same of quantized layers: all-on-GPU steps of 1.3b, 6.7b, 30b and 66b with 4 bits (0.631, 1.74, 7.19 and 14.1 ms on
+    /// an H100; 0.591, 1.52, 5.64, 10.9 and with 175b 27.4 on an H200) and of 6.7b with 8 (2.75 and 2.19) are met within 12 %.
+    static let quantizedGPUReadEfficiency = 0.87
+    static let quantizedGPUBlockSeconds = 6.2e-6
     /// Tensor-core products of 512 rows of 6.7b: 360 to 390 TFLOP/s.
     static let gpuOperationsPerSecond = 3.6e14
     /// Rows that prefill takes through the layers at a time.
