@@ -105,6 +105,22 @@ __device__ __forceinline__ uint32_t mask_and_set(uint32_t word, uint32_t mask, u
   return result;
 }
 
+/// Eight halves.
+__device__ __forceinline__ void to_floats(float to[8], const uint4 &from) {
+  const uint32_t words[4] = {from.x, from.y, from.z, from.w};
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    const float2 pair = __half22float2(reinterpret_cast<const __half2 &>(words[i]));
+    to[2 * i] = pair.x;
+    to[2 * i + 1] = pair.y;
+  }
+}
+
+/// Asks for the first `count` of 16 bytes in shared memory, and for zeros behind them.
+__device__ __forceinline__ void copy_or_clear(uint32_t to, const void *from, uint32_t count) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(count) : "memory");
+}
+
 /// Asks for 16 bytes in shared memory, or zeros.
 __device__ __forceinline__ void copy_chunk(uint32_t to, const __half *from, bool is_inside) {
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;"

@@ -95,13 +95,8 @@ __device__ __forceinline__ Rounded round(const __half *from, uint32_t word, uint
                                          uint32_t lanes = ~0u) {
   const Place at = place(word, dimension);
   const uint2 low = load_four(from + at.low), high = load_four(from + at.high);
-  const uint32_t pairs[4] = {low.x, low.y, high.x, high.y};
   float x[8];
-#pragma unroll
-  for (int i = 0; i < 4; i++) {
-    const float2 pair = __half22float2(quantized::halves(pairs[i]));
-    x[2 * i] = pair.x, x[2 * i + 1] = pair.y;
-  }
+  to_floats(x, make_uint4(low.x, low.y, high.x, high.y));
   return round_group(x, lanes);
 }
 

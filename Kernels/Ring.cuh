@@ -100,11 +100,6 @@ __device__ __forceinline__ void copy_bytes(uint32_t to, const void *from, uint32
       : "memory");
 }
 
-/// Brings a tensor map near before its first use.
-__device__ __forceinline__ void prefetch_map(const void *map) {
-  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
-}
-
 /// What the thread has read of shared memory may be overwritten by copies that it asks for after this.
 __device__ __forceinline__ void release_to_copies() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");

@@ -44,22 +44,10 @@ __device__ __forceinline__ void copy_in_background(uint4 *to, const __half *from
 
 /// The first of 16 bytes, and zeros behind them.
 __device__ __forceinline__ void copy_in_background(uint4 *to, const void *from, uint32_t count) {
-  const uint32_t address = uint32_t(__cvta_generic_to_shared(to));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(count)
-               : "memory");
+  copy_or_clear(uint32_t(__cvta_generic_to_shared(to)), from, count);
 }
 
 __device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
-
-__device__ __forceinline__ void to_floats(float to[8], const uint4 &from) {
-  const uint32_t words[4] = {from.x, from.y, from.z, from.w};
-#pragma unroll
-  for (int i = 0; i < 4; i++) {
-    const float2 pair = __half22float2(reinterpret_cast<const __half2 &>(words[i]));
-    to[2 * i] = pair.x;
-    to[2 * i + 1] = pair.y;
-  }
-}
 
 /// A block's work: a part of the positions that one row's head sees.
 struct Work {

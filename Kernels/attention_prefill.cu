@@ -82,9 +82,8 @@ __device__ __forceinline__ void copy_tile(uint32_t to, const __half *from, uint3
   for (int pass = 0; pass < KEYS * CHUNKS / THREADS; pass++) {
     const uint32_t i = pass * THREADS + threadIdx.x, line = i / CHUNKS, chunk = i % CHUNKS;
     const bool is_inside = line < count;
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to + line * LINE_BYTES + chunk * 16),
-                 "l"(from + (is_inside ? line * stride + chunk * 8 : 0)), "r"(is_inside ? 16 : 0)
-                 : "memory");
+    copy_or_clear(to + line * LINE_BYTES + chunk * 16, from + (is_inside ? line * stride + chunk * 8 : 0),
+                  is_inside ? 16 : 0);
   }
 }
 
@@ -95,9 +94,7 @@ __device__ __forceinline__ void copy_run(uint32_t to, const unsigned char *from,
   static_assert(KEYS * POSITION_BYTES % 16 == 0, "tiles are whole chunks");
   const uint32_t byte_count = min(count, uint32_t(KEYS)) * POSITION_BYTES;
   for (uint32_t at = 16 * threadIdx.x; at < byte_count; at += 16 * THREADS) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to + at), "l"(from + at),
-                 "r"(min(16u, byte_count - at))
-                 : "memory");
+    copy_or_clear(to + at, from + at, min(16u, byte_count - at));
   }
 }
 

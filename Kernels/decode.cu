@@ -690,6 +690,17 @@ __device__ __forceinline__ void split_codes(uint32_t ones[2], uint32_t word) {
   ones[0] = __byte_perm(word, 0, 0x4240), ones[1] = __byte_perm(word, 0, 0x4341);
 }
 
+// Two products with 16 bytes of x, whose first half is the one's and whose second half the other's. Of rows g
+// and g + 8 the lane has two pairs of numbers for each.
+__device__ __forceinline__ void multiply_add_rows(float sums[4], float other_sums[4],
+                                                  const uint32_t rows[2][2], const uint32_t other_rows[2][2],
+                                                  const uint4 &x) {
+  const uint32_t first[4] = {rows[0][0], rows[1][0], rows[0][1], rows[1][1]};
+  const uint32_t second[4] = {other_rows[0][0], other_rows[1][0], other_rows[0][1], other_rows[1][1]};
+  multiply_add_16x8x16(sums, first, x.x, x.y);
+  multiply_add_16x8x16(other_sums, second, x.z, x.w);
+}
+
 // A stage of quantized weights is eight tiles. The tensor cores multiply each of them by eight columns of x,
 // of which column i has what tile i is to be multiplied by: a group's 64 elements, of which lane (g, t) has
 // those of column g. What counts of the products of tile i is column i, which lanes of t = i / 2 have; so
@@ -729,10 +740,7 @@ struct StageProducts {
             split_codes(second[0], codes[8].x);
             split_codes(second[1], codes[8].y);
           }
-          const uint32_t low[4] = {first[0][0], first[1][0], first[0][1], first[1][1]};
-          const uint32_t high[4] = {second[0][0], second[1][0], second[0][1], second[1][1]};
-          multiply_add_16x8x16(products[0], low, of_x[half].x, of_x[half].y);
-          multiply_add_16x8x16(products[CHAINS - 1], high, of_x[half].z, of_x[half].w);
+          multiply_add_rows(products[0], products[CHAINS - 1], first, second, of_x[half]);
         }
 #pragma unroll
         for (int chain = 0; chain < CHAINS; chain++) {
@@ -1176,14 +1184,7 @@ struct Positions<DIMENSION, 4> : PositionsBase {
       high = look_2(from + 64 * group + 32 + 4 * word);
       return low.x != EMPTY && low.y != EMPTY && high.x != EMPTY && high.y != EMPTY;
     }
-    __device__ __forceinline__ void to_floats(float x[8]) const {
-      const uint32_t pairs[4] = {low.x, low.y, high.x, high.y};
-#pragma unroll
-      for (int i = 0; i < 4; i++) {
-        const float2 pair = __half22float2(reinterpret_cast<const __half2 &>(pairs[i]));
-        x[2 * i] = pair.x, x[2 * i + 1] = pair.y;
-      }
-    }
+    __device__ __forceinline__ uint4 bits() const { return make_uint4(low.x, low.y, high.x, high.y); }
   };
 
   __device__ __forceinline__ void take_query_and_key(const __half *query, const __half *own_key,
@@ -1209,13 +1210,12 @@ struct Positions<DIMENSION, 4> : PositionsBase {
 #pragma unroll
       for (int n = 0; n < 2; n++) {
         const Elements &of = of_query[group][n];
-        const uint32_t pairs[4] = {
-            __byte_perm(of.low.x, of.low.y, 0x5410), __byte_perm(of.low.x, of.low.y, 0x7632),
-            __byte_perm(of.high.x, of.high.y, 0x5410), __byte_perm(of.high.x, of.high.y, 0x7632)};
+        const uint4 in_order = quantized_cache::reorder(of.bits());
+        const uint32_t pairs[4] = {in_order.x, in_order.y, in_order.z, in_order.w};
 #pragma unroll
         for (int i = 0; i < 4; i++) q[group][n][i] = g == 0 ? pairs[i] : 0;
         float x[8];
-        of.to_floats(x);
+        to_floats(x, of.bits());
 #pragma unroll
         for (int i = 0; i < 8; i++) sum += x[i];
       }
@@ -1228,7 +1228,7 @@ struct Positions<DIMENSION, 4> : PositionsBase {
     for (int group = 0; group < GROUPS; group++) {
       float x[2][8];
 #pragma unroll
-      for (int n = 0; n < 2; n++) of_key[group][n].to_floats(x[n]);
+      for (int n = 0; n < 2; n++) to_floats(x[n], of_key[group][n].bits());
       quantized_cache::Range range(x[0]);
       range.include(x[1]);
       range.template join<1, 2>();
@@ -1258,10 +1258,8 @@ struct Positions<DIMENSION, 4> : PositionsBase {
         uint32_t ones[2][2], sixteens[2][2];  // [row][pair]
 #pragma unroll
         for (int row = 0; row < 2; row++) split_codes(ones[row], sixteens[row], k[group][n][row]);
-        const uint32_t first[4] = {ones[0][0], ones[1][0], ones[0][1], ones[1][1]};
-        const uint32_t second[4] = {sixteens[0][0], sixteens[1][0], sixteens[0][1], sixteens[1][1]};
-        multiply_add_16x8x16(of_ones, first, q[group][n][0], q[group][n][1]);
-        multiply_add_16x8x16(of_sixteens, second, q[group][n][2], q[group][n][3]);
+        const uint32_t *x = q[group][n];
+        multiply_add_rows(of_ones, of_sixteens, ones, sixteens, make_uint4(x[0], x[1], x[2], x[3]));
       }
       const float2 low = __half22float2(quantized::halves(key_scales[group][0]));
       const float2 high = __half22float2(quantized::halves(key_scales[group][1]));
@@ -1286,7 +1284,7 @@ struct Positions<DIMENSION, 4> : PositionsBase {
 #pragma unroll
     for (int group = 0; group < GROUPS; group++) {
       float x[8];
-      elements[group].to_floats(x);
+      to_floats(x, elements[group].bits());
       quantized_cache::Range range(x);
       range.template join<4, 8, 16>();
       const quantized_cache::Rounding rounding(range);
