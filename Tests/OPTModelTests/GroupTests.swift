@@ -2,7 +2,6 @@ import CUDA
 import Collectives
 import Glibc
 import HostRuntime
-import Placement
 import Synchronization
 import Testing
 
@@ -192,10 +191,10 @@ extension EmulatedGPUTests {
     /// The processes' parts on GPUs, each with what lies on it, is streamed to it, and is computed by its CPU.
     @Suite(.serialized) struct GPUGroupTests {
         static let cases = GroupTests.cases.filter { $0.name != "storybook" }
-        /// Weights of all kinds, computation of all kinds, cache.
-        static let splits: [(weights: [Double], computation: Double?, cache: [Double]?)] = [
-            ([100, 0], nil, nil), ([0, 100], nil, nil), ([50, 50], nil, [50, 50]), ([30, 30], nil, nil),
-            ([0, 100], 40, [40, 60]), ([30, 70], 60, nil),
+        static let splits = [
+            LaneSplit(), LaneSplit(weights: [0, 100]), LaneSplit(weights: [50, 50], cache: [50, 50]),
+            LaneSplit(weights: [30, 30]), LaneSplit(weights: [0, 100], cache: [40, 60], computation: 40),
+            LaneSplit(weights: [30, 70], computation: 60),
         ]
 
         @Test(arguments: cases, 0..<splits.count)
@@ -216,14 +215,7 @@ extension EmulatedGPUTests {
             EmulatedGPU.isConcurrent = true
             defer { EmulatedGPU.isConcurrent = false }
             let split = Self.splits[split]
-            let weights = Array(repeating: split.weights, count: 4).flatMap(\.self)
-            let request =
-                try split.computation.map {
-                    try PlacementRequest(
-                        perLayerWeightPercent: weights,
-                        perLayerComputationPercent: Array(repeating: $0, count: 4),
-                        cachePercent: split.cache)
-                } ?? PlacementRequest(perLayerPercent: weights, cachePercent: split.cache)
+            let request = try split.request
             let folder = golden.folder
             let size = 2 + golden.prompts[0].ids.count % 3
             let memories = try (0..<(oneShot ? size : 0)).map { _ in
@@ -234,8 +226,7 @@ extension EmulatedGPUTests {
             let errors = try inThreadGroup(of: size) {
                 try LoadedModel(
                     folder, group: $0, channel: $1, onGPU: request, context: try EmulatedGPU.context(),
-                    memory: oneShot ? memories[$0.place.rank] : nil,
-                    cpu: split.computation == nil ? nil : .init(workerCount: 1))
+                    memory: oneShot ? memories[$0.place.rank] : nil, cpu: split.cpu(workerCount: 1))
             } _: { model, group in
                 // A prompt alone, then all of them as a ragged batch.
                 let alone = try model.decodeGreedily([golden.prompts[3].ids], steps: 8)
@@ -266,13 +257,7 @@ struct SeveralGPUsTests {
         golden: GoldenCase, split: Int
     ) throws {
         let split = Self.splits[split]
-        let weights = Array(repeating: split.weights, count: 4).flatMap(\.self)
-        let request =
-            try split.computation.map {
-                try PlacementRequest(
-                    perLayerWeightPercent: weights,
-                    perLayerComputationPercent: Array(repeating: $0, count: 4), cachePercent: split.cache)
-            } ?? PlacementRequest(perLayerPercent: weights, cachePercent: split.cache)
+        let request = try split.request
         let folder = golden.folder
         for size in 2...min(4, SeveralGPUs.count) {
             let contexts = try (0..<size).map { try Context(device: CUDADriver.load().device($0)) }
@@ -283,8 +268,7 @@ struct SeveralGPUsTests {
             let errors = try inThreadGroup(of: size) {
                 try LoadedModel(
                     folder, group: $0, channel: $1, onGPU: request, context: contexts[$0.place.rank],
-                    memory: memories[$0.place.rank],
-                    cpu: split.computation == nil ? nil : .init(workerCount: 1))
+                    memory: memories[$0.place.rank], cpu: split.cpu(workerCount: 1))
             } _: { model, _ in
                 let alone = try model.decodeGreedily([golden.prompts[3].ids], steps: golden.steps)
                 #expect(alone.tokens[0] == golden.prompts[3].tokens)

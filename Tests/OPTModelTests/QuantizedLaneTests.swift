@@ -22,24 +22,10 @@ private enum QuantizedPlacement {
             configuration, source: source, kernels: fastestKernels!, workerCount: 2
         ).decodeGreedily(prompts, steps: 8)
         let split = splits[split]
-        let weights = Array(repeating: split.weights, count: 4).flatMap(\.self)
-        let request =
-            try split.computation.map {
-                try PlacementRequest(
-                    perLayerWeightPercent: weights,
-                    perLayerComputationPercent: Array(repeating: $0, count: 4), cachePercent: split.cache)
-            } ?? PlacementRequest(perLayerPercent: weights, cachePercent: split.cache)
         let model = try LoadedModel(
-            configuration, source: source, onGPU: request, context: context,
-            cpu: split.computation == nil ? nil : .init(workerCount: 2))
-        for (index, prompt) in prompts.enumerated() {
-            let alone = try model.decodeGreedily([prompt], steps: 8)
-            #expect(alone.tokens[0] == reference.tokens[index])
-            #expect(relativeError(alone.firstLogits[0], reference.firstLogits[index]) < tolerance)
-            #expect(relativeError(alone.lastLogits[0], reference.lastLogits[index]) < tolerance)
-        }
-        let batch = try model.decodeGreedily(prompts, steps: 8)
-        #expect(batch.tokens == reference.tokens)
+            configuration, source: source, onGPU: try split.request, context: context,
+            cpu: split.cpu(workerCount: 2))
+        try model.expect(reference, of: prompts, steps: 8, tolerance: tolerance)
     }
 
     static func check(_ golden: GoldenCase, split: Int, bits: Int, context: Context?) throws {
